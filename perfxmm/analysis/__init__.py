@@ -1,0 +1,1 @@
+"""What do many snapshots say? Pure functions from batches to result dataclasses."""

@@ -1,0 +1,1 @@
+"""Which verb was asked for? One thin module per verb."""

@@ -1,0 +1,1 @@
+"""May this register of this snapshot be believed? Rules, verdicts, reasons."""

@@ -1,0 +1,1 @@
+"""How does a program get it? One module per format."""

@@ -1,0 +1,164 @@
+"""The dialects of SIMD sampling, as tables.
+
+A dialect is a row: where its fields lie in perf_event_attr, how its sample header is written and
+what its kernels may be believed for. A new dialect is a new row.
+
+| name | what | source |
+| --- | --- | --- |
+| L | mainline 5.2 and later: XMM inside sample_regs_intr | UAPI headers of Linux 7.3 |
+| R2 | postings V2..V5 of the SIMD series (2025), never released | the series' mails |
+| O1 | Intel's 6.18 LTS overlay | the overlay's patches |
+| M | merged (tip, 9 September 2026; expected in 7.4) | the merged series |
+
+Detection order and the tests are inferred from those layouts: sizes alone do not decide.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from perfxmm.kernel.registers import GPR_SSP, LEGACY_XMM_MASK, SSP_MASK
+
+HeaderKind = Literal["none", "u64", "u16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One row.
+
+    fields: SIMD field name -> (offset in the attr, struct format); empty where there is none.
+    attr_size: the smallest attr.size that holds the fields.
+    header: how nr_vectors, vector_qwords, nr_pred, pred_qwords stand in a sample's register set.
+    enabled_is_pred_qwords: one u16 serves as both (union).
+    ssp_bit: bit of SSP in sample_regs_* while SIMD is enabled.
+    subset_masks: whether the kernel takes masks that are not a whole class.
+    writable: perfxmm asks kernels and writes files in it; the others are read only.
+    """
+
+    name: str
+    title: str
+    fields: dict[str, tuple[int, str]]
+    attr_size: int
+    header: HeaderKind
+    enabled_is_pred_qwords: bool
+    ssp_bit: int
+    subset_masks: bool
+    writable: bool
+
+
+L = Dialect(
+    name="L", title="mainline since 5.2: XMM in sample_regs_intr", fields={}, attr_size=104,
+    header="none", enabled_is_pred_qwords=False, ssp_bit=GPR_SSP, subset_masks=True, writable=True,
+)
+R2 = Dialect(
+    name="R2", title="postings V2 to V5 (2025), never released",
+    fields={
+        "enabled": (136, "H"), "pred_qwords": (136, "H"), "pred_intr": (140, "I"),
+        "pred_user": (144, "I"), "vec_qwords": (148, "H"), "vec_intr": (152, "Q"),
+        "vec_user": (160, "Q"), "reserved": (168, "I"),
+    },
+    attr_size=168, header="u16", enabled_is_pred_qwords=True, ssp_bit=41, subset_masks=True,
+    writable=False,
+)  # fmt: skip
+O1 = Dialect(
+    name="O1", title="Intel 6.18 LTS overlay",
+    fields={
+        "enabled": (144, "H"), "pred_qwords": (144, "H"), "vec_qwords": (146, "H"),
+        "reserved": (148, "I"), "pred_intr": (152, "I"), "pred_user": (156, "I"),
+        "vec_intr": (160, "Q"), "vec_user": (168, "Q"),
+    },
+    attr_size=176, header="u64", enabled_is_pred_qwords=True, ssp_bit=GPR_SSP, subset_masks=True,
+    writable=True,
+)  # fmt: skip
+M = Dialect(
+    name="M", title="merged SIMD sampling (expected in 7.4)",
+    fields={
+        "enabled": (144, "H"), "pred_qwords": (146, "H"), "vec_qwords": (148, "H"),
+        "reserved": (150, "H"), "pred_intr": (152, "I"), "pred_user": (156, "I"),
+        "vec_intr": (160, "Q"), "vec_user": (168, "Q"),
+    },
+    attr_size=176, header="u64", enabled_is_pred_qwords=False, ssp_bit=GPR_SSP,
+    subset_masks=False, writable=True,
+)  # fmt: skip
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (L, R2, O1, M)}
+
+
+@dataclass(frozen=True, slots=True)
+class SimdRequest:
+    """What an attr asks for beyond sample_regs_*. All zero where SIMD sampling is off."""
+
+    enabled: int = 0
+    pred_qwords: int = 0
+    vec_qwords: int = 0
+    pred_intr: int = 0
+    pred_user: int = 0
+    vec_intr: int = 0
+    vec_user: int = 0
+    reserved: int = 0
+
+
+def read_simd(dialect: Dialect, attr: bytes) -> SimdRequest:
+    """The SIMD fields of `attr` read by `dialect`; fields beyond the attr's end are 0."""
+    padded = attr.ljust(dialect.attr_size + 8, b"\0")
+    values = {
+        name: struct.unpack_from("<" + fmt, padded, offset)[0]
+        for name, (offset, fmt) in dialect.fields.items()
+    }
+    return SimdRequest(**values)
+
+
+def write_simd(dialect: Dialect, attr: bytearray, simd: SimdRequest) -> None:
+    """Puts `simd` into `attr`, which must be at least dialect.attr_size long.
+
+    In dialects where `enabled` doubles as pred_qwords, `enabled` is what is written: those
+    kernels take nothing but 1 there.
+    """
+    for name, (offset, fmt) in dialect.fields.items():
+        if name == "pred_qwords" and dialect.enabled_is_pred_qwords:
+            continue
+        struct.pack_into("<" + fmt, attr, offset, getattr(simd, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Which dialect an attr speaks, and the evidence in words."""
+
+    dialect: Dialect
+    evidence: str
+
+
+def detect(attr: bytes) -> Detection:
+    """Tells dialects apart by an x86 attr's bytes alone.
+
+    Total: every byte string of 64 or more gets an answer. Confirm it on the first samples
+    (`confirm_header`) and let the user override it.
+    """
+    tail = attr.ljust(184, b"\0")
+    at136, at144, at146, at148 = (
+        struct.unpack_from("<H", tail, offset)[0] for offset in (136, 144, 146, 148)
+    )
+    pred_intr, pred_user = struct.unpack_from("<II", tail, 152)
+    if len(attr) <= 144:
+        return Detection(L, f"attr.size {len(attr)} has no room for SIMD fields")
+    if not any(attr[136:]):
+        return Detection(L, "all bytes from 136 on are zero")
+    # Bytes 136..143 are config4's place (VER9), which no x86 PMU uses.
+    if at144 == 0 and at136 == 1:
+        return Detection(R2, "u16 at 136 is 1 and u16 at 144 is 0")
+    if at144 and at146 in (2, 4, 8):
+        return Detection(O1, f"u16 at 144 is {at144}, vec_qwords {at146} at 146")
+    if at144 and at146 == 0 and at148 == 0 and (pred_intr or pred_user):
+        return Detection(O1, f"u16 at 144 is {at144}, a predicate mask, no qwords at 146 and 148")
+    if at144 and at146 in (0, 1):
+        return Detection(M, f"u16 at 144 is {at144}, pred_qwords {at146} at 146")
+    return Detection(L, "SIMD sampling is not enabled")
+
+
+def canonical_gpr_mask(dialect: Dialect, simd_enabled: bool, mask: int) -> int:
+    """A sample_regs_* mask in perfxmm's own numbering, legacy XMM bits left out."""
+    if not simd_enabled:
+        return mask & ~LEGACY_XMM_MASK & 0xFFFFFFFF
+    low = mask & ((1 << GPR_SSP) - 1)
+    return low | (SSP_MASK if mask >> dialect.ssp_bit & 1 else 0)

@@ -1,0 +1,1 @@
+"""What does the file say? Reading and writing perf.data."""

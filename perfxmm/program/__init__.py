@@ -1,0 +1,1 @@
+"""What code was running? Address spaces over time, build ids, symbols."""

@@ -1,0 +1,1 @@
+"""`perfxmm.record`: chooses a source for a request and records."""

@@ -1,0 +1,1 @@
+"""An opened recording: reader, decoder, timeline and filter tied together."""

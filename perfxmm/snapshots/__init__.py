@@ -1,0 +1,1 @@
+"""What was in the registers? Records to NumPy columns, in bounded batches."""
