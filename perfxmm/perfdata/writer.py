@@ -1,0 +1,392 @@
+"""Writing a recording, append-only.
+
+A file's first write is header, ids, attrs and our metadata, all complete: a recorder killed at
+any later moment leaves a file whose complete records can be read (data.size is 0 until `finish`,
+so the reader goes by the file's size). Records come next, features last; then the header gets
+data.size and the feature bitmap.
+
+Register contents are secrets: files are created 0600 and no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from perfxmm.errors import OutputError
+from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel.attr import EventAttr
+from perfxmm.kernel.constants import RecordType
+from perfxmm.perfdata import encode, features
+from perfxmm.perfdata.format import (
+    DATA_SIZE_AT,
+    FEATURE_BITS,
+    FEATURES_AT,
+    FILE_HEADER,
+    FILE_HEADER_BYTES,
+    MAGIC,
+    PIPE_HEADER_BYTES,
+    SECTION,
+    BuildId,
+    Feature,
+)
+from perfxmm.perfdata.metadata import FEATURE_BIT, GAP_MAGIC, Metadata
+
+FLUSH_BYTES = 256 * 1024
+# perf before 6.5 takes the ids in a pipe's HEADER_ATTR to stand behind its own whole structure,
+# whatever attr.size says; 128 bytes is that structure from 5.13 to 6.2 (VER7).
+PIPE_ATTR_BYTES = 128
+
+
+@dataclass(frozen=True)
+class EventSpec:
+    """One event of a recording: the name shown, its attr, and the kernel's ids of its counters."""
+
+    name: str
+    attr: EventAttr
+    ids: tuple[int, ...]
+
+
+class Writer:
+    """One perf.data file, or with path "-" the same as a pipe on stdout.
+
+    Devices and FIFOs get the pipe form too, since a header cannot be patched there.
+    Raises OutputError wherever writing fails; what was written before stays readable, and
+    `finish` after such a failure still completes the header as far as there is room.
+    """
+
+    def __init__(
+        self, path: str, events: Sequence[EventSpec], metadata: Metadata, *, force: bool = False,
+        command_line: Sequence[str] = (), stdout_fd: int | None = None,
+    ) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._command_line = list(command_line)
+        self._build_ids: dict[tuple[str, int], BuildId] = {}
+        self._buffer = bytearray()
+        self._position = 0
+        self._finished = False
+        self._broken = False
+        self._owns_fd = True
+        self._pipe = path == "-" or _is_stream(path)
+        self._events = _same_size(events, PIPE_ATTR_BYTES if self._pipe else 0)
+        if self._pipe:
+            self._open_stream(stdout_fd)
+            self._data_offset = PIPE_HEADER_BYTES
+            start = self._pipe_start()
+        else:
+            start, self._data_offset = self._file_start()
+            self._fd, rename_from = _create(path, force=force)
+        try:
+            self._put(start)
+            if not self._pipe and rename_from:
+                Path(rename_from).rename(path)
+        except OSError as error:
+            self._drop(rename_from if not self._pipe else "")
+            raise _output_error(path, error) from error
+        except OutputError:
+            self._drop((rename_from or path) if not self._pipe else "")
+            raise
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Appends whole records, as the kernel wrote them."""
+        self._check_open()
+        self._buffer += data
+        if len(self._buffer) >= FLUSH_BYTES:
+            self.flush()
+
+    def finished_round(self) -> None:
+        """Says that every record written from now on is newer than all of the round before."""
+        self.write(encode.finished_round_record())
+        self.flush()
+
+    def note_build_id(
+        self, path: str, build_id: bytes, *, pid: int = -1, kernel: bool = False
+    ) -> None:
+        """Keeps a DSO's build id for the build id feature; the last one for a path wins."""
+        if build_id:
+            self._build_ids[path, pid] = BuildId(path, build_id, pid, kernel)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the file so far, those still buffered included."""
+        return self._position + len(self._buffer)
+
+    def flush(self) -> None:
+        """Hands everything buffered to the kernel."""
+        if not self._buffer:
+            return
+        data, self._buffer = self._buffer, bytearray()
+        self._put(data)
+
+    def finish(
+        self, result: dict[str, Any], *, sample_time: tuple[int, int] | None = None
+    ) -> None:
+        """Writes features and completes the header. Further calls do nothing.
+
+        result: goes into metadata.result. sample_time: first and last sample, ns.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        self.metadata.result = dict(result)
+        was_broken = self._broken
+        try:
+            if not was_broken:
+                self.flush()
+            sections = self._features(sample_time)
+            if self._pipe:
+                if not was_broken:
+                    self._put(b"".join(_feature_record(k, v) for k, v in sorted(sections.items())))
+            else:
+                self._finish_file(sections)
+        except OutputError:
+            if not was_broken:
+                raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes without finishing: the file stays as a killed recorder would leave it."""
+        self._finished = True
+        if self._fd < 0:
+            return
+        try:
+            if not self._broken:
+                self.flush()
+        finally:
+            fd, self._fd = self._fd, -1
+            if self._owns_fd:
+                os.close(fd)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the beginning of the file
+
+    def _file_start(self) -> tuple[bytes, int]:
+        attrs = [attr_codec.encode(e.attr) for e in self._events]
+        entry = (len(attrs[0]) if attrs else attr_codec.ATTR_SIZE_VER0) + SECTION.size
+        ids_at, ids, table = FILE_HEADER_BYTES, bytearray(), bytearray()
+        for event, attr in zip(self._events, attrs, strict=True):
+            table += attr + SECTION.pack(ids_at + len(ids), 8 * len(event.ids))
+            ids += struct.pack(f"<{len(event.ids)}Q", *event.ids)
+        attrs_at = ids_at + len(ids)
+        described = self.metadata.to_json()
+        gap = GAP_MAGIC + struct.pack("<Q", len(described)) + described
+        gap += b"\0" * (-len(gap) % 8)
+        data_at = attrs_at + len(table) + len(gap)
+        header = FILE_HEADER.pack(
+            MAGIC, FILE_HEADER_BYTES, entry, attrs_at, len(table), data_at, 0, 0, 0, bytes(32)
+        )
+        return bytes(header + ids + table + gap), data_at
+
+    def _pipe_start(self) -> bytes:
+        parts = [MAGIC + struct.pack("<Q", PIPE_HEADER_BYTES)]
+        for event in self._events:
+            ids = struct.pack(f"<{len(event.ids)}Q", *event.ids)
+            parts.append(encode.record(
+                RecordType.HEADER_ATTR, attr_codec.encode(event.attr) + ids
+            ))  # fmt: skip
+        parts += [_feature_record(k, v) for k, v in sorted(self._features(None).items())]
+        return b"".join(parts)
+
+    def _open_stream(self, stdout_fd: int | None) -> None:
+        if self.path == "-":
+            self._fd = sys.stdout.fileno() if stdout_fd is None else stdout_fd
+            self._owns_fd = False
+        else:
+            try:
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise _output_error(self.path, error) from error
+        if os.isatty(self._fd):
+            raise OutputError(
+                "a recording is not written to a terminal", where=self.path,
+                next_step="send it into a file or a pipe: -o FILE, or -o - | perfxmm script -i -",
+            )
+
+    # --- writing
+
+    def _check_open(self) -> None:
+        if self._fd < 0 or self._broken:
+            raise OutputError(
+                "the recording is closed", where=self.path,
+                why="an earlier write failed" if self._broken else "",
+            )
+
+    def _put(self, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        done = 0
+        try:
+            while done < len(view):
+                done += os.write(self._fd, view[done:])
+        except OSError as error:
+            self._broken = True
+            if not self._pipe:
+                self._cut(self._position + _whole_records(view, done))
+            raise _output_error(self.path, error) from error
+        self._position += done
+
+    def _cut(self, end: int) -> None:
+        """Ends the file after its last complete record."""
+        self._position = end
+        try:
+            os.ftruncate(self._fd, end)
+            os.lseek(self._fd, end, os.SEEK_SET)
+        except OSError:
+            pass  # the reader finds the end of the complete records by itself
+
+    def _finish_file(self, sections: dict[int, bytes]) -> None:
+        data_end = self._position
+        at = data_end + SECTION.size * len(sections)
+        table, bodies, bits = bytearray(), bytearray(), 0
+        for bit, body in sorted(sections.items()):
+            table += SECTION.pack(at + len(bodies), len(body))
+            bodies += body
+            bits |= 1 << bit
+        try:
+            self._put(table + bodies)
+        except OutputError:
+            self._cut(data_end)
+            self._patch(DATA_SIZE_AT, struct.pack("<Q", data_end - self._data_offset))
+            raise
+        self._patch(FEATURES_AT, bits.to_bytes(FEATURE_BITS // 8, "little"))
+        # The size last: with it the file counts as finished.
+        self._patch(DATA_SIZE_AT, struct.pack("<Q", data_end - self._data_offset))
+
+    def _patch(self, offset: int, data: bytes) -> None:
+        try:
+            os.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+    def _drop(self, created: str) -> None:
+        """Takes back a file that never got as far as its first record."""
+        fd, self._fd = self._fd, -1
+        if self._owns_fd:
+            os.close(fd)
+        if created:
+            Path(created).unlink(missing_ok=True)
+
+    def _features(self, sample_time: tuple[int, int] | None) -> dict[int, bytes]:
+        version = f"perfxmm {self.metadata.tool_version}".strip()
+        sections = features.machine_features(self._command_line, version)
+        sections[Feature.EVENT_DESC] = features.encode_event_desc(
+            [(attr_codec.encode(e.attr), e.name, e.ids) for e in self._events]
+        )
+        if self._build_ids:
+            sections[Feature.BUILD_ID] = features.encode_build_ids(list(self._build_ids.values()))
+        if sample_time is not None:
+            sections[Feature.SAMPLE_TIME] = struct.pack("<QQ", *sample_time)
+        sections[FEATURE_BIT] = self.metadata.to_json()
+        return sections
+
+
+def _same_size(events: Sequence[EventSpec], least: int) -> list[EventSpec]:
+    """perf steps through the attrs by attr.size, so one file's attrs all have the same."""
+    size = max((len(attr_codec.encode(e.attr)) for e in events), default=0)
+    size = max(size, least)
+    return [replace(e, attr=replace(e.attr, size=size)) for e in events]
+
+
+def _feature_record(bit: int, body: bytes) -> bytes:
+    """HEADER_FEATURE for a pipe. Too long for a record: the feature is left out, as b""."""
+    try:
+        return encode.record(RecordType.HEADER_FEATURE, struct.pack("<Q", bit) + body)
+    except ValueError:
+        return b""
+
+
+def _whole_records(view: memoryview, written: int) -> int:
+    """How many of `written` bytes are complete records; the view starts with a record."""
+    offset = 0
+    while offset + 8 <= written:
+        size = struct.unpack_from("<H", view, offset + 6)[0]
+        if size < 8 or offset + size > written:
+            break
+        offset += size
+    return offset
+
+
+def _is_stream(path: str) -> bool:
+    """A device or FIFO that is already there, not through a symbolic link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def _create(path: str, *, force: bool) -> tuple[int, str]:
+    """(descriptor, temporary name to be renamed to `path`, or "").
+
+    With force a new file takes the old one's name: nobody who had the old file open, or linked to
+    it elsewhere, sees register contents.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    name = path
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        there = None
+    except (OSError, ValueError) as error:
+        raise _output_error(path, error) from error
+    if there is not None:
+        if not stat.S_ISREG(there.st_mode):
+            kind = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "not a regular file"
+            raise OutputError(
+                "the recording is not written", where=path, why=f"it is {kind}",
+                next_step="name another file with -o; links are not followed because a recording "
+                "holds register contents",
+            )
+        if not force:
+            raise _output_error(path, FileExistsError(errno.EEXIST, "File exists"))
+        name = f"{path}.{os.getpid()}.{time.monotonic_ns():x}.tmp"
+    try:
+        fd = os.open(name, flags, 0o600)
+        os.fchmod(fd, 0o600)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return fd, name if name != path else ""
+
+
+_REMEDIES = {
+    errno.EEXIST: "use --force to replace it, or name another file with -o",
+    errno.EACCES: "name a file in a directory that you may write to with -o",
+    errno.EROFS: "name a file on a file system that is not mounted read-only with -o",
+    errno.ENOENT: "the directory does not exist: create it, or name another file with -o",
+    errno.ENOSPC: "free some room, limit the recording with --max-size, or use another disk",
+    errno.EDQUOT: "your quota is used up: free some room or use another disk",
+    errno.EFBIG: "the file size limit is reached: see ulimit -f, or limit it with --max-size",
+    errno.EPIPE: "the reader of the pipe has gone",
+}
+
+
+def _output_error(path: str, error: OSError | ValueError) -> OutputError:
+    if isinstance(error, ValueError):  # a NUL byte in the path
+        return OutputError("the recording cannot be written", where=repr(path), why=str(error))
+    number = error.errno or 0
+    if number == errno.EEXIST:
+        what, why = "the recording is already there", ""
+    else:
+        what, why = "the recording cannot be written", os.strerror(number)
+    return OutputError(
+        what, where="stdout" if path == "-" else path, why=why,
+        next_step=_REMEDIES.get(number, ""),
+    )
