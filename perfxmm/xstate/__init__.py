@@ -1,1 +1,1 @@
-"""How does an XSAVE image hold registers? Component layouts, XSTATE_BV, reading an image."""
+"""How does an XSAVE image hold registers? Component offsets, XSTATE_BV, XCOMP_BV, reading it."""
