@@ -117,7 +117,10 @@ def encode(attr: EventAttr) -> bytes:
     Raises ValueError where an explicit size is too small for a field that is set: silently
     dropping a request would be worse.
     """
-    size = attr.size or smallest_size(attr)
+    known = _known_end(attr.dialect)
+    size = attr.size or (known + len(attr.tail) if attr.tail else smallest_size(attr))
+    if attr.tail.strip(b"\0") and size < known + len(attr.tail):
+        raise ValueError(f"attr.size {size} is too small for {len(attr.tail)} bytes of tail")
     out = bytearray(max(size, 192))
     for name, (offset, fmt) in BASE_FIELDS.items():
         struct.pack_into("<" + fmt, out, offset, getattr(attr, name))
@@ -125,7 +128,6 @@ def encode(attr: EventAttr) -> bytes:
     flags = attr.flags & ~PRECISE_IP_MASK | attr.precise_ip << PRECISE_IP_SHIFT
     struct.pack_into("<Q", out, 40, flags)
     dialects.write_simd(attr.dialect, out, attr.simd)
-    known = _known_end(attr.dialect)
     if size > known:
         out = out[:known].ljust(size, b"\0")
         out[known:size] = attr.tail.ljust(size - known, b"\0")[: size - known]

@@ -136,8 +136,8 @@ def detect(attr: bytes) -> Detection:
     (`confirm_header`) and let the user override it.
     """
     tail = attr.ljust(184, b"\0")
-    at136, at144, at146, at148 = (
-        struct.unpack_from("<H", tail, offset)[0] for offset in (136, 144, 146, 148)
+    at136, at138, at144, at146, at148 = (
+        struct.unpack_from("<H", tail, offset)[0] for offset in (136, 138, 144, 146, 148)
     )
     pred_intr, pred_user = struct.unpack_from("<II", tail, 152)
     if len(attr) <= 144:
@@ -147,6 +147,11 @@ def detect(attr: bytes) -> Detection:
     # Bytes 136..143 are config4's place (VER9), which no x86 PMU uses.
     if at144 == 0 and at136 == 1:
         return Detection(R2, "u16 at 136 is 1 and u16 at 144 is 0")
+    # R2 has pred_user at 144, mostly 0xff: no value anyone writes into M's `enabled`. And read as
+    # M, its vec_intr at 152 would be an impossible predicate mask.
+    as_m = at144 == 1 and pred_intr in (0, 0xFF)
+    if at136 == 1 and at138 == 0 and at144 <= 0xFF and at146 == 0 and not as_m:
+        return Detection(R2, f"u16 at 136 is 1, pred_user {at144:#x} at 144, vec_intr at 152")
     if at144 and at146 in (2, 4, 8):
         return Detection(O1, f"u16 at 144 is {at144}, vec_qwords {at146} at 146")
     if at144 and at146 == 0 and at148 == 0 and (pred_intr or pred_user):
