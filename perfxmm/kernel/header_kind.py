@@ -79,6 +79,10 @@ def confirm_header(
     def fits(header: SimdHeader) -> bool:
         if not header.plausible:
             return False
+        # A first word of 1..32 read as four u16 would be vectors without a width, which no kernel
+        # with that header writes.
+        if header.kind == "u16" and header.nr_vectors and not header.vector_qwords:
+            return False
         return header.block_bytes == room if last else header.block_bytes <= room
 
     candidates = []
@@ -92,9 +96,8 @@ def confirm_header(
             candidates.append(header)
     if len(candidates) == 1:
         return candidates[0]
-    # A first word of 1..32 as four u16 is nr_vectors with vector_qwords 0 and no predicates: a
-    # kernel writes that only for a request without width, so four u64 is what it is. A 0 may be
-    # an empty header of either kind.
-    if len(candidates) == 2 and (words[0] != 0 or any(words[1:4])):
+    # Both fit only where the first word is 0: an empty header of either kind, unless the words
+    # after it speak for four u64.
+    if len(candidates) == 2 and any(words[1:4]):
         return candidates[0]
     return None
