@@ -1,0 +1,151 @@
+"""Which source serves a request: `--source auto|pmu|sigtrap|nmi`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from perfxmm.errors import NotSupported, UsageError
+from perfxmm.kernel.registers import CLASS_NAMES
+from perfxmm.sources import classes as register_classes
+from perfxmm.sources.base import RecordRequest, Source
+
+SOURCE_NAMES = ("auto", "pmu", "sigtrap", "nmi")
+ENGINES = ("auto", "perf", "interrupt")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The source taken, what it will sample, and one line that says why."""
+
+    source: Source
+    classes: tuple[str, ...]
+    sets: tuple[str, ...]
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one source can do on this machine.
+
+    classes: classes it delivers; empty where it cannot work at all, and `why_not` says why.
+    sets: register sets it fills in when none is asked for by name.
+    """
+
+    classes: tuple[str, ...]
+    sets: tuple[str, ...]
+    make: Callable[[], Source]
+    meaning: str
+    why_not: str = ""
+
+
+def choose(
+    request: RecordRequest,
+    wanted: str,
+    classes: tuple[str, ...] | None,
+    offers: dict[str, Offer] | None = None,
+) -> Choice:
+    """The best source for `request`; `classes` None means the widest that it delivers.
+
+    wanted: "auto" or a source's name. offers: replaces this machine's, for tests.
+    Raises UsageError for an unknown source, NotSupported where nothing serves the request: each
+    source's own reason is in the message.
+    """
+    if wanted not in SOURCE_NAMES:
+        raise UsageError(
+            f"unknown source '{wanted}'", next_step=f"Sources are {', '.join(SOURCE_NAMES)}."
+        )
+    if request.engine not in ENGINES:
+        raise UsageError(
+            f"unknown engine '{request.engine}'", next_step=f"Engines are {', '.join(ENGINES)}."
+        )
+    here = machine_offers(request) if offers is None else offers
+    if wanted != "auto":
+        return _take(wanted, here[wanted], request, classes, why="asked for")
+    reasons: list[str] = []
+    for name in ("pmu", "sigtrap"):
+        offer = here[name]
+        try:
+            return _take(
+                name, offer, request, classes,
+                why="; ".join(reasons) or "the kernel samples these registers itself",
+            )
+        except NotSupported as refusal:
+            reasons.append(f"{name}: {refusal.why or refusal.what}")
+            last = refusal
+    raise NotSupported(
+        "no source can record this here", why="; ".join(reasons), next_step=last.next_step
+    )
+
+
+def _take(
+    name: str, offer: Offer, request: RecordRequest, classes: tuple[str, ...] | None, why: str
+) -> Choice:
+    if offer.why_not:
+        raise NotSupported(
+            f"source '{name}' cannot be used here", why=offer.why_not,
+            next_step="'perfxmm doctor' shows what works on this machine.",
+        )
+    if classes is None:
+        taken = register_classes.widest(offer.classes)
+    else:
+        register_classes.require(classes, offer.classes, where=f"source {name}")
+        taken = classes
+    source = offer.make()
+    refusal = source.why_not(replace(request, classes=taken))
+    if refusal is not None:
+        raise NotSupported(
+            f"source '{name}' cannot serve this request", why=refusal,
+            next_step="'perfxmm doctor' shows what works on this machine.",
+        )
+    shown = ", ".join(c for c in CLASS_NAMES if c in taken)
+    return Choice(
+        source, taken, request.sets or offer.sets,
+        f"source {name} ({why}): {shown}; {offer.meaning}",
+    )
+
+
+def machine_offers(request: RecordRequest) -> dict[str, Offer]:
+    """What each source can do on the running machine, for `request`'s kind of target."""
+    return {
+        "pmu": _pmu_offer(request),
+        "sigtrap": _sigtrap_offer(),
+        "nmi": Offer(
+            (), (), _no_source, "",
+            why_not="it needs the xsaves_nmi kernel module, which this release does not ship yet",
+        ),
+    }
+
+
+def _no_source() -> Source:
+    raise AssertionError("an offer that refuses makes no source")
+
+
+def _pmu_offer(request: RecordRequest) -> Offer:
+    from perfxmm.kernel.probe import probe
+    from perfxmm.sources.pmu import PmuSource
+
+    capabilities = probe()
+    sets = request.sets or ("intr",)
+    found: set[str] = set(capabilities.classes_available(sets[0]))
+    for name in sets[1:]:
+        found &= set(capabilities.classes_available(name))
+    if not found:
+        return Offer((), sets, PmuSource, "", why_not=capabilities.summary)
+    return Offer(
+        tuple(sorted(found)), sets, PmuSource,
+        "registers as the kernel put them into each sample",
+    )
+
+
+def _sigtrap_offer() -> Offer:
+    from perfxmm.sources.sigtrap import SigtrapSource
+    from perfxmm.xstate.components import classes_in
+    from perfxmm.xstate.cpuid import xgetbv
+
+    # Without AVX there is still SSE: every x86-64 CPU has XMM.
+    classes = tuple(c for c in classes_in(xgetbv() or 3) if c in register_classes.EVERYDAY)
+    return Offer(
+        ("gpr", *classes), ("user",), SigtrapSource,
+        "each snapshot is the thread stopped at its own SIGTRAP, registers and their IP together",
+    )
