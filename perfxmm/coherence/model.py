@@ -1,0 +1,5 @@
+"""The data model as the rooms after this one see it: a batch that has verdicts."""
+
+from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+
+__all__ = ["VERDICT_CLASSES", "Bool", "RegisterSet", "SnapshotBatch"]
