@@ -19,9 +19,8 @@ FILE_HEADER = struct.Struct("<8s8Q32s")
 FILE_HEADER_BYTES = 104
 PIPE_HEADER_BYTES = 16
 SECTION = struct.Struct("<QQ")
-# Where the header is patched when the recording is finished.
+# data.size: from here to its end the header is patched when the recording is finished.
 DATA_SIZE_AT = 48
-FEATURES_AT = 72
 FEATURE_BITS = 256
 NAME_ALIGN = 64  # strings of features are padded to this
 

@@ -30,7 +30,6 @@ from perfxmm.perfdata import encode, features
 from perfxmm.perfdata.format import (
     DATA_SIZE_AT,
     FEATURE_BITS,
-    FEATURES_AT,
     FILE_HEADER,
     FILE_HEADER_BYTES,
     MAGIC,
@@ -264,15 +263,18 @@ class Writer:
             self._put(table + bodies)
         except OutputError:
             self._cut(data_end)
-            self._patch(DATA_SIZE_AT, struct.pack("<Q", data_end - self._data_offset))
+            self._patch(data_end, 0)
             raise
-        self._patch(FEATURES_AT, bits.to_bytes(FEATURE_BITS // 8, "little"))
-        # The size last: with it the file counts as finished.
-        self._patch(DATA_SIZE_AT, struct.pack("<Q", data_end - self._data_offset))
+        self._patch(data_end, bits)
 
-    def _patch(self, offset: int, data: bytes) -> None:
+    def _patch(self, data_end: int, feature_bits: int) -> None:
+        """Completes the header in one write: size of the data, no event types, features."""
+        bitmap = feature_bits.to_bytes(FEATURE_BITS // 8, "little")
         try:
-            os.pwrite(self._fd, data, offset)
+            os.pwrite(
+                self._fd,
+                struct.pack("<QQQ", data_end - self._data_offset, 0, 0) + bitmap, DATA_SIZE_AT,
+            )
         except OSError as error:
             raise _output_error(self.path, error) from error
 

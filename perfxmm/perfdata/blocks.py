@@ -1,0 +1,276 @@
+"""Finding the records of a data section, in bounded blocks and without a Python object for each.
+
+Records first, decoding by plan second: this module knows headers and nothing of what is in a
+record, except that two types have payload outside header.size.
+
+Most recordings are long runs of equal-sized samples. Such a run is proven by one strided
+comparison of the size fields (each header is where the one before says, so equality of all is
+proof by induction); where sizes vary the records are walked one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfxmm.kernel.constants import RecordType
+
+HEADER_BYTES = 8
+# A block ends at whichever comes first.
+BLOCK_RECORDS = 65_536
+BLOCK_BYTES = 8 * 1024 * 1024
+
+_RUN_PROBE = 16  # shorter runs are walked: a numpy call costs about as much as 20 steps
+_RUN_GROWTH = 8
+_WALK_LEAST, _WALK_MOST = 32, 4096
+# Their payload lies behind header.size: tools/perf/util/session.c, Linux 7.3.
+_WITH_PAYLOAD = (int(RecordType.HEADER_TRACING_DATA), int(RecordType.AUXTRACE))
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in the input that is not as it should be. offset: byte in the file."""
+
+    offset: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """Some records of a file, k of them.
+
+    buffer: bytes of the file, a view; file_base: file offset of buffer[0], a multiple of 8.
+    offsets int64 [k]: where each record's header begins in `buffer`; ascending in file order,
+    any order in time order. sizes uint32 [k]: header.size, at least 8, inside the buffer.
+    types uint32 [k], misc uint16 [k]: as in the header.
+    """
+
+    buffer: U8
+    offsets: I64
+    sizes: U32
+    types: U32
+    misc: U16
+    file_base: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def select(self, rows: npt.NDArray[np.bool_] | I64) -> RecordBlock:
+        """The same buffer with only the records of a mask or index array."""
+        return RecordBlock(
+            self.buffer, self.offsets[rows], self.sizes[rows], self.types[rows], self.misc[rows],
+            self.file_base,
+        )  # fmt: skip
+
+    def record(self, row: int) -> bytes:
+        """One record's bytes, header included; for the few that are read one by one."""
+        start = int(self.offsets[row])
+        return self.buffer[start : start + int(self.sizes[row])].tobytes()
+
+
+def gather_u64(buffer: U8, positions: I64) -> U64:
+    """The little-endian u64 at each byte position of `buffer`; any alignment.
+
+    Every position must have 8 bytes behind it.
+    """
+    whole = len(buffer) // 8
+    aligned = (
+        buffer.ctypes.data % 8 == 0
+        and len(positions) > 0
+        and not int(np.bitwise_or.reduce(positions)) & 7
+    )
+    if aligned:
+        words: U64 = buffer[: whole * 8].view("<u8")
+        taken: U64 = words[positions >> 3]
+        return taken
+    spread = buffer[positions[:, None] + np.arange(8)]
+    return np.ascontiguousarray(spread).view("<u8").reshape(-1)
+
+
+def scan(
+    data: U8, start: int, end: int, *, report: Callable[[Damage], None],
+    release: Callable[[int, int], None] | None = None,
+    block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
+) -> Iterator[RecordBlock]:  # fmt: skip
+    """Blocks of the records in data[start:end], in file order.
+
+    Stops at the first header that cannot be one and at a last record that is cut short; `report`
+    gets each such place. release(lo, hi) is called when the consumer is done with a block's
+    bytes.
+    """
+    scanner = _Scanner(data, end, report)
+    position = start
+    while position < end and not scanner.stopped:
+        first = position
+        parts: list[I64] = []
+        count = 0
+        while count < block_records and position - first < block_bytes and not scanner.stopped:
+            room = block_bytes - (position - first)
+            found, position = scanner.stretch(position, block_records - count, room)
+            if not len(found):
+                break
+            parts.append(found)
+            count += len(found)
+        if not parts:
+            return
+        yield _block(data, np.concatenate(parts) if len(parts) > 1 else parts[0], first)
+        if release is not None:
+            release(first, position)
+
+
+def block_at(data: U8, offsets: I64, base: int, end: int) -> RecordBlock:
+    """A block over data[base:end] of records at the given file offsets, in their given order."""
+    base &= ~7
+    buffer = data[base:end]
+    inside = offsets - base
+    headers = gather_u64(buffer, inside)
+    return RecordBlock(
+        buffer, inside, (headers >> np.uint64(48)).astype(np.uint32),
+        (headers & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+        (headers >> np.uint64(32)).astype(np.uint16), base,
+    )  # fmt: skip
+
+
+def _block(data: U8, offsets: I64, first: int) -> RecordBlock:
+    last = int(offsets[-1])
+    size = int(data[last + 6]) | int(data[last + 7]) << 8
+    return block_at(data, offsets, first, last + size)
+
+
+class _Scanner:
+    """Stretches of records, by run or by walk. `stopped`: there is nothing to read behind."""
+
+    def __init__(self, data: U8, end: int, report: Callable[[Damage], None]) -> None:
+        self._data = data
+        self._end = end
+        self._report = report
+        self._walk = _WALK_LEAST
+        self.stopped = False
+        # Size fields are u16; one view for records at even offsets and one for the odd ones that
+        # only a damaged or foreign file has.
+        raw = data[:end].data
+        self._halves = [
+            raw[odd : odd + (end - odd) // 2 * 2].cast("H") if end > odd else raw[:0].cast("H")
+            for odd in (0, 1)
+        ]
+
+    def stretch(self, position: int, most: int, room: int) -> tuple[I64, int]:
+        """(file offsets of the next records, where to go on). Empty at the end of the data.
+
+        At most `most` records, and about `room` bytes.
+        """
+        if self._end - position < HEADER_BYTES:
+            if position < self._end:
+                self._report(Damage(position, f"{self._end - position} stray bytes at the end"))
+            self.stopped = True
+            return np.empty(0, np.int64), position
+        size = self._size(position)
+        run = 0
+        if size >= HEADER_BYTES:
+            run = self._run(position, size, min(most, room // size + 1))
+        damage: Damage | None = None
+        if run >= _RUN_PROBE:
+            self._walk = _WALK_LEAST
+            offsets = position + size * np.arange(run, dtype=np.int64)
+            after = position + size * run
+        else:
+            offsets, after, damage = self._steps(position, min(most, self._walk))
+            self._walk = min(self._walk * 2, _WALK_MOST)
+        if len(offsets):
+            cut = self._first_with_payload(offsets)
+            if cut is not None:
+                offsets = offsets[: cut + 1]
+                after, damage = self._behind_payload(int(offsets[-1]))
+                if damage:
+                    offsets = offsets[:-1]
+        if damage:
+            self._report(damage)
+            self.stopped = True
+        return offsets, after
+
+    def _size(self, position: int) -> int:
+        odd = position & 1
+        return self._halves[odd][((position - odd) >> 1) + 3]
+
+    def _run(self, position: int, size: int, most: int) -> int:
+        """How many records from here have the same size, all complete; up to `most`."""
+        room = min(most, (self._end - position) // size)
+        proven, probe = min(1, room), _RUN_PROBE
+        while proven < room:
+            count = min(probe, room - proven)
+            begin = position + proven * size
+            table = self._data[begin : begin + count * size].reshape(count, size)
+            same = (table[:, 6] == size & 0xFF) & (table[:, 7] == size >> 8)
+            if not same.all():
+                return proven + int(same.argmin())
+            proven += count
+            probe *= _RUN_GROWTH
+        return proven
+
+    def _steps(self, position: int, most: int) -> tuple[I64, int, Damage | None]:
+        found: list[int] = []
+        append = found.append
+        end = self._end
+        odd = position & 1
+        halves = self._halves[odd]
+        # In half-words; the last header must fit before `last`.
+        at, last = (position - odd) >> 1, (end - odd - HEADER_BYTES) >> 1
+        damage = None
+        size = HEADER_BYTES
+        for _ in range(most):
+            if at > last:
+                break
+            size = halves[at + 3]
+            append(at)
+            at += size >> 1
+            if size < HEADER_BYTES or size & 1:
+                break
+        offsets = np.array(found, dtype=np.int64) * 2 + odd
+        begun = int(offsets[-1])
+        after = begun + size
+        if size < HEADER_BYTES:
+            damage = Damage(
+                begun, f"record of size {size}; {end - begun} bytes from here on are not read"
+            )
+        elif after > end:
+            damage = Damage(begun, f"the last record is cut short: {end - begun} of {size} bytes")
+        if damage:
+            return offsets[:-1], begun, damage
+        return offsets, after, None
+
+    def _first_with_payload(self, offsets: I64) -> int | None:
+        # Both types are below 256: the lowest byte is enough to rule nearly everything out.
+        low = self._data[offsets]
+        maybe = np.flatnonzero((low == _WITH_PAYLOAD[0]) | (low == _WITH_PAYLOAD[1]))
+        for row in maybe:
+            at = int(offsets[row])
+            if not self._data[at + 1 : at + 4].any():
+                return int(row)
+        return None
+
+    def _behind_payload(self, position: int) -> tuple[int, Damage | None]:
+        size = self._size(position)
+        kind = int(self._data[position])
+        wide = 8 if kind == RecordType.AUXTRACE else 4
+        if size < HEADER_BYTES + wide:
+            return position, Damage(position, f"record type {kind} is too short for its payload")
+        raw = self._data[position + 8 : position + 8 + wide].tobytes()
+        payload = int.from_bytes(raw, "little")
+        if kind == RecordType.HEADER_TRACING_DATA:
+            payload += -payload % 8
+        after = position + size + payload
+        if after > self._end:
+            have = self._end - position - size
+            return position, Damage(
+                position, f"payload of record type {kind} is cut short: {have} of {payload} bytes"
+            )
+        return after, None

@@ -1,0 +1,176 @@
+"""Reading a recording: header, events, features, and its records in bounded blocks.
+
+Total after opening: whatever is wrong behind the header becomes an entry of `Reader.damage`, and
+everything before it is delivered.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from perfxmm.errors import DamagedInput, UsageError
+from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel import dialects
+from perfxmm.kernel.dialects import Dialect
+from perfxmm.perfdata import pipe
+from perfxmm.perfdata.blocks import (
+    BLOCK_BYTES,
+    BLOCK_RECORDS,
+    Damage,
+    RecordBlock,
+    scan,
+)
+from perfxmm.perfdata.events import Event, event_name
+from perfxmm.perfdata.features import DECODERS
+from perfxmm.perfdata.format import Feature
+from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_metadata, read_head
+from perfxmm.perfdata.metadata import FEATURE_BIT, Metadata
+from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
+from perfxmm.perfdata.source import open_input
+
+__all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
+
+# uname -m of the machines whose attrs may speak a SIMD dialect.
+_X86 = ("x86_64", "i386", "i486", "i586", "i686")
+
+
+class Reader:
+    """One recording.
+
+    source: path, "-" for stdin, or a binary file object. dialect: overrides detection.
+
+    events: in file order. metadata: None where perfxmm did not write it. features: decoded
+    features by name, others as raw bytes by "bit N". damage: grows while blocks are read.
+    unordered: records that came too late for time order, after `ordered_blocks`.
+    data_start, data_end: file offsets of the data section as far as it can be read.
+
+    Raises DamagedInput for what is no recording or ends before its first record, UsageError and
+    PermissionDenied where it cannot be opened.
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | BinaryIO, dialect: Dialect | str | None = None
+    ) -> None:
+        self._asked_dialect = _dialect(dialect)
+        self.damage: list[Damage] = []
+        self.features: dict[str, Any] = {}
+        self.metadata: Metadata | None = None
+        self.unordered = 0
+        mapped, self.file = open_input(source)
+        if isinstance(mapped, bytes):
+            check_magic(mapped, self.file)
+            raise AssertionError("empty input passed the magic check")
+        self._mapped = mapped
+        head = read_head(mapped, self.file, self._report)
+        self.pipe = head.pipe
+        self.data_start, self.data_end = head.data_start, head.data_end
+        names: dict[int, str] = {}
+        if head.pipe:
+            names = self._collect(head)
+        self._decode_features(head)
+        self.events = self._events(head.entries, names)
+        self._header_finished = head.finished
+        if self.metadata is None:
+            self.metadata = head.gap_metadata
+            # Our own files always end with our metadata: perfxmm did not get that far.
+            self._header_finished &= head.gap_metadata is None
+        elif head.pipe:
+            self._header_finished = bool(self.metadata.result)
+
+    @property
+    def complete(self) -> bool:
+        """False where the recorder was killed, the file is cut off, or damage was met so far."""
+        return self._header_finished and not self.damage
+
+    def blocks(
+        self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[RecordBlock]:
+        """The records in file order. A block's pages are given back when the next is asked for."""
+        return self._scan(self._mapped.release, block_records, block_bytes)
+
+    def ordered_blocks(
+        self, *, window_records: int = WINDOW_RECORDS, window_bytes: int = WINDOW_BYTES,
+        block_records: int = BLOCK_RECORDS,
+    ) -> Iterator[RecordBlock]:
+        """The records in time order, FINISHED_ROUND left out; see perfdata.order."""
+        clock = Clock([e.attr for e in self.events], [e.ids for e in self.events])
+        orderer = Orderer(
+            self._mapped.view, clock, window_records=window_records, window_bytes=window_bytes,
+            block_records=block_records, release=self._mapped.release,
+        )
+        for block in orderer.run(self._scan(self._mapped.release, BLOCK_RECORDS, BLOCK_BYTES)):
+            yield block
+            self.unordered = orderer.unordered
+        self.unordered = orderer.unordered
+
+    def _scan(
+        self, release: Callable[[int, int], None], block_records: int, block_bytes: int
+    ) -> Iterator[RecordBlock]:
+        return scan(
+            self._mapped.view, self.data_start, self.data_end, report=self._report,
+            release=release, block_records=block_records, block_bytes=block_bytes,
+        )
+
+    def _report(self, damage: Damage) -> None:
+        # Blocks may be read more than once.
+        if damage not in self.damage:
+            self.damage.append(damage)
+
+    def _collect(self, head: FileHead) -> dict[int, str]:
+        found = pipe.collect(self.blocks(), self._report)
+        if not found.entries:
+            raise DamagedInput(
+                "the stream has no events", file=self.file, offset=head.data_start,
+                record_type="HEADER_ATTR", why="it ends, or is damaged, before the first of them",
+            )
+        head.entries = found.entries
+        head.feature_bodies = found.feature_bodies
+        if found.build_ids:
+            head.feature_bodies[Feature.BUILD_ID] = (head.data_start, found.build_ids)
+        return found.names
+
+    def _decode_features(self, head: FileHead) -> None:
+        for bit, (offset, body) in sorted(head.feature_bodies.items()):
+            if bit == FEATURE_BIT:
+                self.metadata = parse_metadata(body.rstrip(b"\0"), offset, self._report)
+                continue
+            if not body:  # perf leaves it so where it found nothing to say
+                continue
+            key, decode = DECODERS.get(bit, (f"bit {bit}", bytes))
+            try:
+                self.features[key] = decode(body)
+            except (struct.error, ValueError) as error:
+                self._report(Damage(offset, f"feature {key} cannot be read: {error}"))
+
+    def _events(self, entries: list[AttrEntry], names: dict[int, str]) -> list[Event]:
+        described = self.features.get("event_desc", [])
+        dialect = self._asked_dialect
+        if dialect is None and self.features.get("arch", _X86[0]) not in _X86:
+            dialect = dialects.L
+        for _, name, ids in described:
+            names = {**dict.fromkeys(ids, name), **names}
+        events = []
+        for index, entry in enumerate(entries):
+            attr = attr_codec.decode(
+                entry.data, dialect=dialect, file=self.file, offset=entry.offset
+            )
+            name = next((names[i] for i in entry.ids if i in names), "")
+            if not name and len(described) == len(entries):
+                name = described[index][1]
+            events.append(Event(
+                index, name or event_name(attr), attr, entry.ids, entry.data, entry.offset
+            ))  # fmt: skip
+        return events
+
+
+def _dialect(asked: Dialect | str | None) -> Dialect | None:
+    if asked is None or isinstance(asked, Dialect):
+        return asked
+    if asked not in dialects.DIALECTS:
+        raise UsageError(
+            f"there is no dialect {asked!r}", next_step=f"one of {', '.join(dialects.DIALECTS)}"
+        )
+    return dialects.DIALECTS[asked]

@@ -1,0 +1,128 @@
+"""Where a recording's bytes come from: a file, or a stream put into an unnamed temporary file.
+
+Everything behind this module sees one memory map. A stream is copied to disk because its
+metadata may come last and because time order needs to look back; RAM use stays at one chunk.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import mmap
+import os
+import stat
+import sys
+import tempfile
+from typing import BinaryIO
+
+import numpy as np
+
+from perfxmm.errors import DamagedInput, PerfxmmError, PermissionDenied, UsageError
+from perfxmm.perfdata.blocks import U8
+
+_CHUNK_BYTES = 1 << 20
+_PAGE = mmap.PAGESIZE
+
+
+class Mapped:
+    """A file's bytes, read-only. `view` is uint8 [size]; `release` gives pages back.
+
+    The map keeps the size that the file had when it was opened.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._map = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_SEQUENTIAL)
+        self.view: U8 = np.frombuffer(self._map, dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, where: slice) -> bytes:
+        return bytes(self._map[where])
+
+    def release(self, begin: int, end: int) -> None:
+        """Takes the pages of [begin, end) out of this process; reading brings them back."""
+        begin = begin // _PAGE * _PAGE
+        end = min(-(-end // _PAGE) * _PAGE, self.size)
+        if end > begin:
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | bytes, str]:
+    """(bytes, name for messages). Empty input gives b"".
+
+    Raises UsageError where there is no such file, PermissionDenied, DamagedInput for a directory.
+    """
+    if not isinstance(source, str | os.PathLike):
+        name = getattr(source, "name", "input")
+        return _from_stream(source), str(name)
+    path = os.fspath(source)
+    if path == "-":
+        return _from_stream(sys.stdin.buffer), "stdin"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _open_error(path, error) from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise DamagedInput(
+                "the recording is a directory", file=path,
+                next_step="of a recording made with perf record --threads name the data.N files "
+                "inside it; they are not read together",
+            )
+        if stat.S_ISREG(mode):
+            return _map(fd), path
+        with os.fdopen(os.dup(fd), "rb", buffering=0) as stream:
+            return _spool(stream), path
+    finally:
+        os.close(fd)
+
+
+def _from_stream(stream: BinaryIO) -> Mapped | bytes:
+    try:
+        fd = stream.fileno()
+    except (OSError, io.UnsupportedOperation, AttributeError):
+        return _spool(stream)
+    # A file on stdin, read from its beginning, needs no copy.
+    if stat.S_ISREG(os.fstat(fd).st_mode) and stream.tell() == 0:
+        return _map(fd)
+    return _spool(stream)
+
+
+def _spool(stream: BinaryIO | io.RawIOBase) -> Mapped | bytes:
+    with tempfile.TemporaryFile(prefix="perfxmm-") as spool:  # unnamed and 0600
+        try:
+            while chunk := stream.read(_CHUNK_BYTES):
+                spool.write(chunk)
+            spool.flush()
+        except OSError as error:
+            raise PerfxmmError(
+                "the stream could not be kept", where=tempfile.gettempdir(),
+                why=os.strerror(error.errno or 0),
+                next_step="point TMPDIR to a directory with more room",
+            ) from error
+        return _map(spool.fileno())
+
+
+def _map(fd: int) -> Mapped | bytes:
+    size = os.fstat(fd).st_size
+    return Mapped(fd, size) if size else b""
+
+
+def _open_error(path: str, error: OSError | ValueError) -> PerfxmmError:
+    if isinstance(error, ValueError):  # a NUL byte in the path
+        return UsageError("the recording cannot be opened", where=repr(path), why=str(error))
+    number = error.errno or 0
+    if number in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(
+            "the recording cannot be read", call="open", errno=number, where=path,
+            next_step="recordings are private to who made them (mode 0600): ask the owner, or "
+            "read it as that user",
+        )
+    return UsageError(
+        "the recording cannot be opened", where=path, why=os.strerror(number),
+        next_step="name it with -i FILE" if number == errno.ENOENT else "",
+    )
