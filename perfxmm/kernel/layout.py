@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import ReadFormat, SampleType
+from perfxmm.kernel.constants import AttrFlag, ReadFormat, SampleType
 from perfxmm.kernel.dialects import HeaderKind
 from perfxmm.kernel.registers import GPR_SSP, LEGACY_XMM_SHIFT
 
@@ -145,11 +145,10 @@ class LayoutPlan:
         return self.fixed.get("identifier", self.fixed.get("id"))
 
 
-def plan_layout(attr: EventAttr, *, sample_id_all: bool, header: HeaderKind = "none") -> LayoutPlan:
-    """The plan for samples of `attr`.
+def plan_layout(attr: EventAttr, *, header: HeaderKind = "none") -> LayoutPlan:
+    """The plan for samples of `attr`, and for the trailer of its other records.
 
-    sample_id_all: whether other records end with the sample_id trailer.
-    header: overrides the kind of SIMD header that the attr's dialect has.
+    header: overrides the kind of SIMD header that the attr's dialect has ("none": it does not).
     """
     fixed: dict[str, int] = {}
     for name, bit in LEADING_FIELDS:
@@ -166,7 +165,7 @@ def plan_layout(attr: EventAttr, *, sample_id_all: bool, header: HeaderKind = "n
     trailer = {name: at - len(present) for at, name in enumerate(present)}
     return LayoutPlan(
         fixed=fixed, fixed_words=1 + len(fixed), following=following, sets=sets,
-        trailer=trailer if sample_id_all else {},
+        trailer=trailer if attr.flag(AttrFlag.SAMPLE_ID_ALL) else {},
         open_ended=bool(attr.sample_type & ~KNOWN_SAMPLE_TYPES),
     )  # fmt: skip
 

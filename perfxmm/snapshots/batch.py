@@ -38,9 +38,14 @@ class RegisterSet:
     vector_mask: uint32 [n], register numbers delivered (bit r = register r).
     delivered_vectors, delivered_qwords: uint8 [n], the sample header's nr_vectors and
         vector_qwords (for legacy XMM: registers with both halves in the mask, and 2).
-    predicates: uint64 [n, 8 or 0], opmask registers; delivered_predicates: uint8 [n] (nr_pred).
+    predicates: uint64 [n, 8 or 0], opmask registers; delivered_predicates: uint8 [n] (nr_pred,
+        and 0 where the header says that a predicate has no qwords).
     xstate_bv: uint64 [n] or None. XSTATE_BV of the image where the source knows it: a clear bit
-        of a component that was asked for means "initial state". None: the source cannot tell.
+        of a component that was asked for means "initial state". None: the source cannot tell;
+        all ones: this one sample does not tell.
+    predicate_mask: uint8 [n], opmask register numbers delivered.
+    header: uint64 [n], the SIMD header as read, nr_vectors, vector_qwords, nr_pred and pred_qwords
+        from bit 0, 16, 32 and 48 up; 0 where there is none.
     verdict: uint8 [n, len(VERDICT_CLASSES)], coherence.Verdict codes; 0 (unknown) until judged.
     reason: uint64 [n], coherence reason bits; 0 until judged.
     """
@@ -59,6 +64,8 @@ class RegisterSet:
     xstate_bv: U64 | None = None
     verdict: U8 = field(default_factory=lambda: np.zeros((0, 5), np.uint8))
     reason: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+    predicate_mask: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    header: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def gpr(self, gpr_id: int) -> U64 | None:
         """Column of one general register by canonical id; None where no event asked for it."""
@@ -83,6 +90,10 @@ class SnapshotBatch:
         chain[chain_start[i]:chain_start[i + 1]], PERF_CONTEXT_* markers kept; None where the
         caller did not ask for chains.
     sets: the register sets that the recording has, by name.
+    extra: uint64 [n] by name, what else a caller asked for (decode.EXTRA_COLUMNS); 0 where the
+        sample's event has no such field: read the event's sample_type first.
+    branch_start: int64 [n + 1], branches: uint64 [m, 3], branch stacks like `chain`; None where
+        the caller did not ask for them.
     comm, symbol, dso: int32 [n], index into the recording's string tables, -1 unknown;
         symbol_offset: uint64 [n]. Filled in by the recording (None before that).
     """
@@ -106,6 +117,9 @@ class SnapshotBatch:
     symbol: I32 | None = None
     symbol_offset: U64 | None = None
     dso: I32 | None = None
+    extra: dict[str, U64] = field(default_factory=dict)
+    branch_start: I64 | None = None
+    branches: U64 | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)

@@ -1,0 +1,367 @@
+"""Samples of a block to a SnapshotBatch, by the plan of each one's event.
+
+All samples of one event in a block are decoded together: `walk` finds where their fields start,
+`gather` copies register sets out, this module does the rest and puts the samples of several events
+back into the block's order. One damaged record costs that record: it is counted, its place is
+kept in `Decoder.problems`, and the batch goes on without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, RecordType
+from perfxmm.kernel.dialects import HeaderKind
+from perfxmm.kernel.layout import BRANCH_ENTRY_WORDS, LayoutPlan, plan_layout
+from perfxmm.perfdata import stopinfo
+from perfxmm.perfdata.blocks import RecordBlock
+from perfxmm.snapshots import sideband
+from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.gather import ALL_COLUMNS, SetColumns
+from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, gather, ragged, words_of
+from perfxmm.snapshots.walk import Walk, walk_samples
+
+# What `columns` may name beside the columns that are always there: those of ALL_COLUMNS (what
+# None stands for), "branches", and these, which come in SnapshotBatch.extra. *_offset are byte
+# offsets in the block's buffer, for a caller that wants the bytes themselves.
+EXTRA_COLUMNS = (
+    "addr", "id", "stream_id", "weight", "data_src", "transaction", "phys_addr", "cgroup",
+    "data_page_size", "code_page_size", "raw_offset", "raw_bytes", "user_stack_offset",
+    "user_stack_bytes", "user_stack_dyn_bytes", "aux_offset", "aux_bytes",
+)  # fmt: skip
+MOST_PROBLEMS = 1000
+# How many of an event's first samples are asked for their SIMD header's kind.
+CONFIRM_SAMPLES = 64
+NOTHING_KNOWN = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleProblem:
+    """A sample that was left out. event: its index, -1 where that is not known.
+
+    file_offset: byte in the file, -1 where the record came out of something unpacked.
+    """
+
+    file_offset: int
+    what: str
+    event: int
+
+
+class Decoder:
+    """Turns the samples of blocks into batches. Made once for a recording.
+
+    stop_info: the recording is by the `sigtrap` source, whose RAW field tells of the stop.
+    problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
+    notes: what was found out about the recording as a whole, in words.
+    """
+
+    def __init__(self, events: Sequence[SampledEvent], *, stop_info: bool = False) -> None:
+        self.events = events
+        self.stop_info = stop_info
+        self.plans = [plan_layout(event.attr) for event in events]
+        self.problems: list[SampleProblem] = []
+        self.damaged: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self._confirmed = [not any(s.simd for s in plan.sets.values()) for plan in self.plans]
+        self._set_names = [
+            name for name in ("intr", "user") if any(name in plan.sets for plan in self.plans)
+        ]
+        self._lookup = _EventLookup(events, self.plans)
+        self._sideband = sideband.SidebandDecoder(events, self.plans)
+
+    def decode(
+        self, block: RecordBlock, *, columns: Collection[str] | None = None
+    ) -> SnapshotBatch:
+        """The samples of `block` in its order; other records are passed over.
+
+        columns: names of ALL_COLUMNS, EXTRA_COLUMNS or "branches"; None means ALL_COLUMNS.
+        Columns that cost next to nothing are always there. Never raises for bad records.
+        """
+        return _BatchBuilder(self, block, ALL_COLUMNS if columns is None else columns).build()
+
+    def sideband(self, block: RecordBlock) -> Iterator[sideband.Sideband]:
+        """The block's records that are not samples, as `sideband` knows them."""
+        return self._sideband.decode(block)
+
+    def report(self, event: int, file_offsets: I64, what: str) -> None:
+        """Counts samples that are left out."""
+        self.damaged[what] += len(file_offsets)
+        room = MOST_PROBLEMS - len(self.problems)
+        self.problems += [SampleProblem(int(at), what, event) for at in file_offsets[:room]]
+
+    def walk(self, event: int, words: U64, start: I64, end: I64) -> list[Walk]:
+        """Walks one event's samples: one walk, or two where a cut count needs a second look.
+
+        `row` of both counts from the samples handed in; damage is in the last walk's.
+        """
+        if not self._confirmed[event] and len(start):
+            self._confirm_header(event, words, start, end)
+        plan = self.plans[event]
+        first = walk_samples(words, start, end, plan)
+        if not first.damage or all(s.header != "u16" for s in plan.sets.values()):
+            return [first]
+        again = np.sort(np.concatenate([rows for rows, _ in first.damage]))
+        second = walk_samples(words, start[again], end[again], plan, full_payload=True)
+        second.row = again[second.row]
+        second.damage = [(again[rows], why) for rows, why in second.damage]
+        first.damage = []
+        return [first, second] if len(second) else [replace(first, damage=second.damage)]
+
+    def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
+        """Asks the first samples whether the SIMD header is of the kind that the attr implies.
+
+        An attr does not prove its dialect. The other kind is taken only where no sample fits
+        the implied one and all fit the other.
+        """
+        plan = self.plans[event]
+        some = slice(0, CONFIRM_SAMPLES)
+        implied = walk_samples(words, start[some], end[some], plan)
+        if len(implied) and not any((abi & np.uint64(4)).any() for abi in implied.abi.values()):
+            return
+        self._confirmed[event] = True
+        if len(implied):
+            return
+        declared = self.events[event].attr.dialect.header
+        other: HeaderKind = "u16" if declared == "u64" else "u64"
+        plan = plan_layout(self.events[event].attr, header=other)
+        tried = walk_samples(words, start[some], end[some], plan)
+        if len(tried) and not tried.damage:
+            self.plans[event] = plan
+            self.notes.append(
+                f"event {event}: the samples have {other} SIMD headers, though the event's "
+                f"attribute reads as dialect {self.events[event].attr.dialect.name}"
+            )
+
+
+class _EventLookup:
+    """Which event each sample is of: the id in the sample, found among the events' ids."""
+
+    def __init__(self, events: Sequence[SampledEvent], plans: Sequence[LayoutPlan]) -> None:
+        self.single = len(events) == 1
+        # Events whose id stands at the same word share a table; nearly always there is one.
+        self.tables: list[tuple[int, U64, I64]] = []
+        for word in sorted({plan.id_word for plan in plans if plan.id_word is not None}):
+            pairs = sorted(
+                (number, index) for index, event in enumerate(events)
+                if plans[index].id_word == word for number in event.ids
+            )  # fmt: skip
+            ids = np.array([number for number, _ in pairs], np.uint64)
+            self.tables.append((word, ids, np.array([index for _, index in pairs], np.int64)))
+
+    def find(self, words: U64, start: I64, end: I64) -> I64:
+        """int64 [n], index of each sample's event; -1 where its id is nobody's.
+
+        As in perf, a sample with id 0 or without any id is the first event's.
+        """
+        found = np.zeros(len(start), np.int64)
+        if self.single or not self.tables:
+            return found
+        found -= 1
+        for word, ids, events in self.tables:
+            here = np.flatnonzero((found < 0) & (start + word < end))
+            number = words[start[here] + word]
+            if len(ids):
+                at = np.minimum(np.searchsorted(ids, number), len(ids) - 1)
+                known = ids[at] == number
+                found[here[known]] = events[at[known]]
+            found[here[number == 0]] = 0
+        return found
+
+
+class _BatchBuilder:
+    """One batch under construction. n counts the block's samples, sound or not."""
+
+    def __init__(self, decoder: Decoder, block: RecordBlock, columns: Collection[str]) -> None:
+        self.decoder = decoder
+        self.columns = frozenset(columns)
+        chosen = block.types == RecordType.SAMPLE
+        if not bool(np.all(chosen)):
+            block = block.select(chosen)
+        self.offsets = block.offsets.astype(np.int64, copy=False)
+        sizes = block.sizes.astype(np.int64)
+        self.file_offset = (
+            self.offsets + block.file_base if block.file_base >= 0
+            else np.full(len(sizes), -1, np.int64)
+        )
+        self.misc = block.misc
+        self.good: Bool = np.ones(len(sizes), np.bool_)
+        impossible = (
+            (sizes % WORD_BYTES != 0) | (sizes < WORD_BYTES)
+            | (self.offsets + sizes > len(block.buffer))
+        )  # fmt: skip
+        if impossible.any():
+            self.leave_out(-1, np.flatnonzero(impossible), "the record's size is impossible")
+            # What stays in these rows does not matter as long as it can be read.
+            sizes[impossible] = 0
+            self.offsets = np.where(impossible, 0, self.offsets)
+        self.words, self.start = words_of(block.buffer, self.offsets, sizes)
+        self.end = self.start + sizes // WORD_BYTES
+        n = self.n = len(sizes)
+        self.time_ns = np.zeros(n, np.uint64)
+        self.ip = np.zeros(n, np.uint64)
+        self.period = np.zeros(n, np.uint64)
+        self.pid: I32 = np.full(n, -1, np.int32)
+        self.tid: I32 = np.full(n, -1, np.int32)
+        self.cpu: I32 = np.full(n, -1, np.int32)
+        self.event = np.zeros(n, np.uint16)
+        self.stop_flags = np.zeros(n, np.uint32)
+        self.xstate_bv = np.full(n if decoder.stop_info else 0, NOTHING_KNOWN)
+        self.spans = {
+            name: (np.zeros(n, np.int64), np.zeros(n, np.int64))
+            for name in ("chain", "branches") if name in self.columns
+        }  # fmt: skip
+        asked = [name for name in EXTRA_COLUMNS if name in self.columns]
+        self.extra = {name: np.zeros(n, np.uint64) for name in asked}
+        self.sets = {
+            name: SetColumns(
+                name, n, [p.sets[name] for p in decoder.plans if name in p.sets], self.columns
+            )
+            for name in decoder._set_names
+        }
+
+    def leave_out(self, event: int, rows: I64, why: str) -> None:
+        self.good[rows] = False
+        self.decoder.report(event, self.file_offset[rows], why)
+
+    def build(self) -> SnapshotBatch:
+        if self.n:
+            event_of = self.decoder._lookup.find(self.words, self.start, self.end)
+            stray = self.good & (event_of < 0)
+            if stray.any():
+                self.leave_out(-1, np.flatnonzero(stray), "the sample's id is no event's")
+            for event in range(len(self.decoder.events)):
+                mine = self.good & (event_of == event)
+                if mine.any():
+                    self._event(event, None if bool(np.all(mine)) else np.flatnonzero(mine))
+        return self._finish()
+
+    def _event(self, event: int, rows: I64 | None) -> None:
+        start, end = (
+            (self.start, self.end) if rows is None else (self.start[rows], self.end[rows])
+        )
+        walks = self.decoder.walk(event, self.words, start, end)
+        for walk in walks:
+            for bad, why in walk.damage:
+                self.leave_out(event, bad if rows is None else rows[bad], why)
+        # After walk(): it may have changed its mind about the plan.
+        plan = self.decoder.plans[event]
+        for walk in walks:
+            if rows is None and len(walk) == self.n:
+                self._walk(event, plan, walk, None)
+            elif len(walk):
+                self._walk(event, plan, walk, walk.row if rows is None else rows[walk.row])
+
+    def _walk(self, event: int, plan: LayoutPlan, walk: Walk, rows: I64 | None) -> None:
+        place = slice(None) if rows is None else rows
+        self.event[place] = event
+        head = gather(self.words, walk.start, plan.fixed_words)
+        for name, column in (("ip", self.ip), ("time", self.time_ns), ("period", self.period)):
+            if name in plan.fixed:
+                column[place] = head[:, plan.fixed[name]]
+        if "tid" in plan.fixed:
+            both = np.ascontiguousarray(head[:, plan.fixed["tid"]]).view("<i4")
+            self.pid[place], self.tid[place] = both[0::2], both[1::2]
+        if "cpu" in plan.fixed:
+            self.cpu[place] = np.ascontiguousarray(head[:, plan.fixed["cpu"]]).view("<i4")[0::2]
+        if self.decoder.stop_info and "raw" in walk.at:
+            self._stop(walk, place)
+        for name, set_plan in plan.sets.items():
+            self.sets[name].add(self.words, walk, set_plan, rows)
+        self._spans(plan, walk, place)
+        if self.extra:
+            self._extra(plan, walk, head, place)
+
+    def _stop(self, walk: Walk, place: I64 | slice) -> None:
+        """What the `sigtrap` source put into RAW: see perfdata.stopinfo."""
+        flags: U32 = np.zeros(len(walk), np.uint32)
+        xstate_bv = np.full(len(walk), NOTHING_KNOWN)
+        at = walk.at["raw"]
+        mine = np.flatnonzero(
+            (walk.count["raw"] == stopinfo.PAYLOAD_BYTES)
+            & (self.words[at] >> np.uint64(32) == np.uint64(stopinfo.MAGIC))
+        )
+        payload = gather(self.words, at[mine], 3)
+        xstate_bv[mine] = payload[:, 1]
+        si_perf_flags = payload[:, 2] & np.uint64(0xFFFFFFFF)
+        said = (payload[:, 2] >> np.uint64(32)) | np.uint64(stopinfo.StopFlag.PRESENT)
+        said[si_perf_flags & np.uint64(1) != 0] |= np.uint64(stopinfo.StopFlag.ASYNC)
+        flags[mine] = said.astype(np.uint32)
+        self.stop_flags[place] = flags
+        self.xstate_bv[place] = xstate_bv
+
+    def _spans(self, plan: LayoutPlan, walk: Walk, place: I64 | slice) -> None:
+        """Where call chain and branch stack lie; they are copied once the rows are settled."""
+        words = {step.name: step.words for step in plan.following}
+        for name, source in (("chain", "callchain"), ("branches", "branch_stack")):
+            if name in self.spans and source in walk.at:
+                at, count = self.spans[name]
+                at[place] = walk.at[source] + 1 + words[source]
+                count[place] = walk.count[source]
+
+    def _extra(self, plan: LayoutPlan, walk: Walk, head: U64, place: I64 | slice) -> None:
+        for name, column in self.extra.items():
+            if name in plan.fixed:
+                column[place] = head[:, plan.fixed[name]]
+            elif name == "id" and "identifier" in plan.fixed:
+                column[place] = head[:, plan.fixed["identifier"]]
+            elif name in walk.at:
+                column[place] = self.words[walk.at[name]]
+        for name, skip in (("raw", 4), ("user_stack", 8), ("aux", 8)):
+            if name not in walk.at:
+                continue
+            count = walk.count[name]
+            if f"{name}_bytes" in self.extra:
+                self.extra[f"{name}_bytes"][place] = count.astype(np.uint64)
+            if f"{name}_offset" in self.extra:
+                inside = (walk.at[name] - walk.start) * WORD_BYTES + skip
+                at = self.offsets[place] + inside
+                self.extra[f"{name}_offset"][place] = at.astype(np.uint64)
+            if name == "user_stack" and "user_stack_dyn_bytes" in self.extra:
+                has = count > 0
+                behind = np.where(has, walk.at[name] + 1 + -(-count // WORD_BYTES), 0)
+                dyn = np.where(has, self.words[behind], np.uint64(0))
+                self.extra["user_stack_dyn_bytes"][place] = dyn
+
+    def _finish(self) -> SnapshotBatch:
+        good = self.good
+        keep: Bool | slice = slice(None) if bool(np.all(good)) else good
+        sets = {}
+        for name, columns in self.sets.items():
+            if self.decoder.stop_info:
+                columns.xstate_bv = self.xstate_bv
+            finished = columns.finish()
+            sets[name] = finished if isinstance(keep, slice) else _kept(finished, keep)
+        misc = self.misc[keep].astype(np.uint16, copy=True)
+        batch = SnapshotBatch(
+            time_ns=self.time_ns[keep], ip=self.ip[keep], period=self.period[keep],
+            pid=self.pid[keep], tid=self.tid[keep], cpu=self.cpu[keep], event=self.event[keep],
+            misc=misc, cpumode=(misc & MISC_CPUMODE_MASK).astype(np.uint8),
+            exact_ip=(misc & MISC_EXACT_IP) != 0, file_offset=self.file_offset[keep],
+            stop_flags=self.stop_flags[keep], sets=sets,
+            extra={name: column[keep] for name, column in self.extra.items()},
+        )  # fmt: skip
+        if "chain" in self.spans:
+            at, count = self.spans["chain"]
+            batch.chain_start, chain = ragged(self.words, at[keep], count[keep])
+            batch.chain = chain.reshape(-1)
+        if "branches" in self.spans:
+            at, count = self.spans["branches"]
+            batch.branch_start, batch.branches = ragged(
+                self.words, at[keep], count[keep], BRANCH_ENTRY_WORDS
+            )
+        return batch
+
+
+def _kept(register_set: RegisterSet, keep: Bool) -> RegisterSet:
+    """The set without the rows that `keep` lacks."""
+    changes: dict[str, Any] = {}
+    for field in fields(register_set):
+        value = getattr(register_set, field.name)
+        if isinstance(value, np.ndarray):
+            changes[field.name] = value[keep]
+    return replace(register_set, **changes)

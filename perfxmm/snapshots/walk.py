@@ -1,0 +1,196 @@
+"""From where a sample starts to where each of its fields starts, for many samples at once.
+
+A walk takes one event's samples through its layout plan field by field, all samples together.
+What a length word says is checked against the record's end before it is believed; a sample that
+does not hold what it claims leaves the walk and is named in `damage`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perfxmm.kernel.layout import FieldKind, FieldPlan, LayoutPlan, SetPlan
+from perfxmm.snapshots.batch import I64, U64, Bool
+from perfxmm.snapshots.records import WORD_BYTES
+
+# perf_sample_regs_abi: none, 32, 64, and the latter two with SIMD (kernel.constants.REGS_ABI_*).
+POSSIBLE_ABIS = np.array([True, True, True, False, False, True, True, False])
+POSSIBLE_QWORDS = np.array([True, False, True, False, True, False, False, False, True, False])
+SIMD_HEADER_WORDS = {"u64": 4, "u16": 1, "none": 0}
+# Postings of dialect R2 cut nr_vectors to this where the upper 16 registers were missing.
+R2_CUT_REGISTERS = 16
+
+
+@dataclass(slots=True)
+class Walk:
+    """Where things are. Arrays are [k], one row for each sample that was sound.
+
+    row: which of the samples handed in. start, end: first word, and the word behind the last.
+    at: field name -> word where it starts (for register sets: the abi word).
+    count: field name -> entries (call chain, branch stack) or bytes (raw, stack, aux).
+    abi, header: register set name -> abi, and the SIMD header packed as in RegisterSet.header.
+    stored: register set name -> vectors in the payload, which may be more than the header says.
+    damage: rows that were not sound, and why.
+    """
+
+    row: I64
+    start: I64
+    end: I64
+    at: dict[str, I64] = field(default_factory=dict)
+    count: dict[str, I64] = field(default_factory=dict)
+    abi: dict[str, U64] = field(default_factory=dict)
+    header: dict[str, U64] = field(default_factory=dict)
+    stored: dict[str, I64] = field(default_factory=dict)
+    damage: list[tuple[I64, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def walk_samples(
+    words: U64, start: I64, end: I64, plan: LayoutPlan, *, full_payload: bool = False
+) -> Walk:
+    """Walks samples start[i]..end[i] (in words; they lie inside `words`) by `plan`.
+
+    full_payload: where a u16 header says 16 vectors and more were asked for, take the payload to
+    hold all that were asked for. The postings that cut the count wrote such records.
+    """
+    walker = _Walker(words, start, end, full_payload)
+    walker.advance(plan.fixed_words)
+    for step in plan.following:
+        walker.field(step, plan)
+    return walker.finish(plan)
+
+
+class _Walker:
+    """The walk under way: `pos` is the word each sample has come to."""
+
+    def __init__(self, words: U64, start: I64, end: I64, full_payload: bool) -> None:
+        self.words = words
+        self.pos = start
+        self.full_payload = full_payload
+        self.walk = Walk(row=np.arange(len(start)), start=start, end=end)
+
+    def advance(self, count: int | I64) -> None:
+        self.pos = self.pos + count
+
+    def drop(self, bad: npt.NDArray[np.bool_], why: str) -> None:
+        """Lets the samples marked in `bad` leave the walk."""
+        if not bad.any():
+            return
+        walk, keep = self.walk, ~bad
+        walk.damage.append((walk.row[bad], why))
+        self.pos, walk.row = self.pos[keep], walk.row[keep]
+        walk.start, walk.end = walk.start[keep], walk.end[keep]
+        tables: list[dict[str, Any]] = [walk.at, walk.count, walk.abi, walk.header, walk.stored]
+        for columns in tables:
+            for name in columns:
+                columns[name] = columns[name][keep]
+
+    def need(self, count: int | I64, name: str) -> None:
+        """Drops samples that have fewer than `count` words left."""
+        self.drop(self.pos + count > self.walk.end, f"the record ends inside {name}")
+
+    def length(self, name: str, unit: int) -> I64:
+        """The u64 at `pos`: so many units of `unit` bytes follow, no more than the record has."""
+        self.need(1, name)
+        claimed = self.words[self.pos]
+        room = (self.walk.end - self.pos).astype(np.uint64) * np.uint64(WORD_BYTES)
+        too_long = claimed > room // np.uint64(max(unit, 1))
+        if too_long.any():
+            self.drop(too_long, f"{name} claims to be longer than its record")
+            claimed = claimed[~too_long]
+        return claimed.astype(np.int64)
+
+    def field(self, step: FieldPlan, plan: LayoutPlan) -> None:
+        walk, name = self.walk, step.name
+        if step.kind is FieldKind.REGISTERS:
+            self.registers(plan.sets[name])
+            return
+        if step.kind is FieldKind.WORDS:
+            walk.at[name] = self.pos
+            self.advance(step.words)
+            return
+        if step.kind is FieldKind.RAW:
+            self.need(1, name)
+            count = (self.words[self.pos] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            step_words = _words(4 + count)
+        else:
+            entry_bytes = step.entry_words * WORD_BYTES
+            count = self.length(name, entry_bytes if step.kind is FieldKind.COUNTED else 1)
+            if step.kind is FieldKind.COUNTED:
+                step_words = 1 + step.words + count * step.entry_words
+            elif step.kind is FieldKind.STACK:
+                step_words = 1 + _words(count) + (count > 0)
+            else:
+                step_words = 1 + _words(count)
+        walk.at[name], walk.count[name] = self.pos, count
+        self.advance(step_words)
+
+    def registers(self, plan: SetPlan) -> None:
+        walk, name = self.walk, plan.name
+        self.need(1, f"the {name} registers' abi")
+        abi = self.words[self.pos]
+        bad = ~POSSIBLE_ABIS[np.minimum(abi, np.uint64(7)).astype(np.int64)]
+        if not plan.simd:
+            bad |= (abi & np.uint64(4)) != 0
+        if bad.any():
+            self.drop(bad, f"the {name} registers have an impossible abi")
+            abi = abi[~bad]
+        walk.at[name], walk.abi[name] = self.pos, abi
+        self.advance(1 + (abi != 0) * plan.words)
+        walk.header[name] = np.zeros(len(abi), np.uint64)
+        walk.stored[name] = np.zeros(len(abi), np.int64)
+        if plan.simd and (abi & np.uint64(4)).any():
+            self.simd(plan)
+
+    def simd(self, plan: SetPlan) -> None:
+        walk, name = self.walk, plan.name
+        header_words = SIMD_HEADER_WORDS[plan.header]
+        self.need(header_words * self._has_simd(name), f"the {name} registers' SIMD header")
+        has = self._has_simd(name)
+        at = np.where(has, self.pos, 0)
+        if plan.header == "u64":
+            parts = [self.words[at + part] for part in range(4)]
+        else:
+            slot = self.words[at]
+            parts = [slot >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
+        nr, qwords, nr_pred, pred_qwords = (np.where(has, part, np.uint64(0)) for part in parts)
+        bad = (
+            (nr > len(plan.vec_registers)) | (qwords > plan.vec_qwords)
+            | (nr_pred > len(plan.pred_registers)) | (pred_qwords > plan.pred_qwords)
+            | ~POSSIBLE_QWORDS[np.minimum(qwords, np.uint64(9)).astype(np.int64)]
+        )  # fmt: skip
+        stored = nr.copy()
+        if self.full_payload:
+            cut = (nr == R2_CUT_REGISTERS) & (len(plan.vec_registers) > R2_CUT_REGISTERS)
+            stored[cut] = len(plan.vec_registers)
+        walk.header[name] = (
+            nr | qwords << np.uint64(16) | nr_pred << np.uint64(32) | pred_qwords << np.uint64(48)
+        )
+        walk.stored[name] = stored.astype(np.int64)
+        data = (stored * qwords + nr_pred * pred_qwords).astype(np.int64)
+        data[bad] = 0
+        self.advance(header_words * has + data)
+        self.drop(bad, f"the {name} registers' SIMD header says more than was asked for")
+
+    def _has_simd(self, name: str) -> Bool:
+        has: Bool = (self.walk.abi[name] & np.uint64(4)) != 0
+        return has
+
+    def finish(self, plan: LayoutPlan) -> Walk:
+        walk = self.walk
+        self.drop(self.pos > walk.end, "the record is shorter than its fields")
+        # Words left over mean that the plan is not this record's: registers read by it would be
+        # somebody else's bytes.
+        if plan.sets and not plan.open_ended:
+            self.drop(self.pos != walk.end, "the record is longer than its fields")
+        return walk
+
+
+def _words(bytes_: I64) -> I64:
+    return -(-bytes_ // WORD_BYTES)
