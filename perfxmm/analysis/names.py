@@ -1,0 +1,62 @@
+"""The strings behind a batch's indices, handed to everything that shows or exports snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+# PERF_RECORD_MISC_CPUMODE_MASK values, include/uapi/linux/perf_event.h, Linux 7.3.
+CPUMODE_NAMES: tuple[str, ...] = (
+    "unknown", "kernel", "user", "hypervisor", "guest_kernel", "guest_user", "unknown", "unknown",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NameTables:
+    """String tables of a recording. The lists are live: they grow while batches are read.
+
+    comms, symbols, dsos, build_ids: by the indices of a batch's comm, symbol, dso columns
+    (build_ids[dso], "" where not known). events: by SnapshotBatch.event. gpr_names: by
+    canonical register id. source: "sigtrap", "pmu", "nmi", or "" for a file of perf's own.
+    """
+
+    comms: Sequence[str]
+    symbols: Sequence[str]
+    dsos: Sequence[str]
+    build_ids: Sequence[str]
+    events: Sequence[str]
+    gpr_names: tuple[str, ...]
+    source: str = ""
+
+
+@dataclass(slots=True)
+class EncodedTable:
+    """A live string table as bytes, each string encoded once.
+
+    strings: the table; encode: str to bytes without 0 bytes; missing: what stands for index -1.
+    """
+
+    strings: Sequence[str]
+    encode: Callable[[str], bytes]
+    missing: bytes
+    _encoded: list[bytes] = field(default_factory=list)
+
+    def rows(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """uint8 [n, width]: the string of each index, 0 bytes after shorter ones."""
+        used, inverse = np.unique(indices, return_inverse=True)
+        table = [self.text(int(index)) for index in used]
+        width = max((len(s) for s in table), default=0)
+        if width == 0:
+            return np.zeros((len(indices), 0), np.uint8)
+        joined = b"".join(s.ljust(width, b"\0") for s in table)
+        return np.frombuffer(joined, np.uint8).reshape(len(table), width)[inverse]
+
+    def text(self, index: int) -> bytes:
+        if index < 0:
+            return self.missing
+        while len(self._encoded) <= index:
+            self._encoded.append(self.encode(self.strings[len(self._encoded)]))
+        return self._encoded[index]

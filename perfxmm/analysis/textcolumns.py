@@ -1,0 +1,202 @@
+"""Columns to text without a Python object per sample.
+
+Text is built as one uint8 matrix per bounded run of rows. A field is a matrix [n, width] of ASCII
+or UTF-8 bytes in which byte 0 means "nothing here": leading zeros, the tail of a shorter string, a
+field this row does not have. `squeeze` drops those bytes, and what is left is the text. Real text
+therefore never holds a 0 byte; strings from a recording are escaped before they come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+# A piece of a row: the same bytes in every row, or one matrix [n, width].
+Piece = bytes | U8
+
+# Rows are built in runs of about this many bytes: they stay in the second-level cache.
+RUN_BYTES = 1 << 20
+
+_HEX_BYTES = np.array([b"%02x" % n for n in range(256)]).view(np.uint16)
+_DEC_DIGITS = np.array([b"%04d" % n for n in range(10_000)]).view(np.uint32)
+_ZERO = np.uint8(ord("0"))
+# Row k keeps the last k of 16 digits.
+_HEX_MASKS = np.frombuffer(
+    b"".join(b"\0" * (16 - k) + b"\xff" * k for k in range(17)), np.uint64
+).reshape(17, 2)
+
+
+def hex_fixed(words: U64) -> U8:
+    """16 lower-case digits per word: uint64 [...] to uint8 [..., 16]."""
+    big_endian = np.ascontiguousarray(words).byteswap().view(np.uint8)
+    digits = np.take(_HEX_BYTES, big_endian.reshape(*words.shape, 8))
+    return digits.view(np.uint8).reshape(*words.shape, 16)
+
+
+def hex_minimal(words: U64) -> U8:
+    """Digits without leading zeros ("0" for zero): uint64 [...] to uint8 [..., 16]."""
+    halves = hex_fixed(words).view(np.uint64)
+    return (halves & _HEX_MASKS[_hex_digits(words)]).view(np.uint8)
+
+
+def decimal(values: npt.NDArray[np.integer]) -> U8:
+    """Decimal digits, a minus sign where needed: integers [n] to uint8 [n, width]."""
+    if values.dtype.kind == "i":
+        negative = values < 0
+        magnitude = np.abs(values.astype(np.int64)).view(np.uint64)
+    else:
+        negative = None
+        magnitude = values.astype(np.uint64)
+    rows = _padded_digits(magnitude)
+    count = np.ones(len(magnitude), np.int64)
+    for power in range(1, rows.shape[1]):
+        count += magnitude >= np.uint64(10**power)
+    leading = np.arange(rows.shape[1]) < (rows.shape[1] - count)[:, None]
+    digits = np.where(leading, np.uint8(0), rows)
+    if negative is None or not negative.any():
+        return digits
+    sign = np.where(negative, np.uint8(ord("-")), np.uint8(0))
+    return np.concatenate([sign[:, None], digits], axis=1)
+
+
+def decimal_fixed(values: U64, digits: int) -> U8:
+    """The last `digits` decimal digits, leading zeros kept: uint64 [n] to uint8 [n, digits]."""
+    rows = _padded_digits(values)
+    if rows.shape[1] < digits:
+        rows = np.pad(rows, ((0, 0), (digits - rows.shape[1], 0)), constant_values=_ZERO)
+    return rows[:, rows.shape[1] - digits :]
+
+
+def right_aligned(rows: U8, width: int) -> U8:
+    """`rows` with each row padded on the left with spaces to `width` characters (ASCII only)."""
+    missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
+    pad = np.arange(width) < missing[:, None]
+    return np.concatenate([np.where(pad, np.uint8(ord(" ")), np.uint8(0)), rows], axis=1)
+
+
+def left_aligned(rows: U8, width: int) -> U8:
+    """`rows` with each row padded on the right with spaces to `width` characters (ASCII only)."""
+    missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
+    pad = np.arange(width) < missing[:, None]
+    return np.concatenate([rows, np.where(pad, np.uint8(ord(" ")), np.uint8(0))], axis=1)
+
+
+def choose(strings: Sequence[bytes], indices: npt.NDArray[np.integer]) -> U8:
+    """Row i is strings[indices[i]]: a matrix as wide as the longest string that is used.
+
+    strings must not hold 0 bytes. Indices run from 0; give "unknown" a string of its own.
+    """
+    used, inverse = np.unique(indices, return_inverse=True)
+    table = [strings[int(k)] for k in used]
+    width = max((len(s) for s in table), default=0)
+    if width == 0:
+        return np.zeros((len(indices), 0), np.uint8)
+    matrix = np.frombuffer(b"".join(s.ljust(width, b"\0") for s in table), np.uint8)
+    return matrix.reshape(len(table), width)[inverse]
+
+
+def constant(text: bytes, n: int) -> U8:
+    """`text` in every row."""
+    return np.broadcast_to(np.frombuffer(text, np.uint8), (n, len(text)))
+
+
+def blank_where(rows: U8, mask: npt.NDArray[np.bool_], instead: bytes = b"") -> U8:
+    """`rows`, but `instead` where `mask` holds."""
+    if not mask.any():
+        return rows
+    width = max(rows.shape[1], len(instead))
+    out = np.zeros((len(rows), width), np.uint8)
+    out[:, : rows.shape[1]] = rows
+    out[mask] = np.frombuffer(instead.ljust(width, b"\0"), np.uint8)
+    return out
+
+
+def word_block(
+    words: U64, *, open_register: bytes, before: bytes, between: bytes, close_register: bytes,
+    between_registers: bytes,
+) -> U8:
+    """Vector registers as text of fixed width: uint64 [n, registers, qwords] to uint8 [n, w].
+
+    Each word is `before` and 16 digits; words are joined by `between`, registers wrapped in
+    `open_register` and `close_register` and joined by `between_registers`.
+    """
+    n, registers, qwords = words.shape
+    if n == 0 or registers == 0 or qwords == 0:
+        return np.zeros((n, 0), np.uint8)
+    step = len(before) + 16 + len(between)
+    body = open_register + (before + b"\1" * 16 + between) * qwords
+    body = body[: len(body) - len(between)] + close_register + between_registers
+    first = len(open_register) + len(before)
+    row = np.frombuffer(body * registers, np.uint8)
+    out = np.empty((n, len(row)), np.uint8)
+    out[:] = row
+    # One 16-byte copy a word: a strided view of the places where the digits go.
+    places = np.ndarray(
+        (n, registers, qwords), "V16", out, first, (out.shape[1], len(body), step)
+    )
+    places[...] = hex_fixed(words).view("V16")[..., 0]
+    return out[:, : out.shape[1] - len(between_registers)]
+
+
+def assemble(pieces: Iterable[Piece], n: int) -> U8:
+    """Pieces side by side: uint8 [n, total width]."""
+    items = list(pieces)
+    widths = [len(p) if isinstance(p, bytes) else p.shape[1] for p in items]
+    out = np.empty((n, sum(widths)), np.uint8)
+    at = 0
+    for piece, width in zip(items, widths, strict=True):
+        if isinstance(piece, bytes):
+            out[:, at : at + width] = np.frombuffer(piece, np.uint8)
+        else:
+            out[:, at : at + width] = piece
+        at += width
+    return out
+
+
+def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
+    """Rows of several matrices put back in order: part k holds the rows parts[k][0]."""
+    if len(parts) == 1:
+        return parts[0][1]
+    width = max((rows.shape[1] for _, rows in parts), default=0)
+    out = np.zeros((n, width), np.uint8)
+    for where, rows in parts:
+        out[where, : rows.shape[1]] = rows
+    return out
+
+
+def squeeze(matrix: U8) -> bytes:
+    """The text of all rows: every byte that is not 0, row after row."""
+    text: bytes = matrix[matrix != 0].tobytes()
+    return text
+
+
+def runs(n: int, row_bytes: int) -> Iterator[slice]:
+    """0..n cut into slices of about RUN_BYTES of text, at least 64 rows each."""
+    step = max(64, RUN_BYTES // max(row_bytes, 1))
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+def _padded_digits(values: U64) -> U8:
+    """Decimal digits with leading zeros, as few groups of four as the largest value needs."""
+    largest = int(values.max()) if len(values) else 0
+    groups = max(1, -(-len(str(largest)) // 4))
+    out = np.empty((len(values), groups), np.uint32)
+    rest = values.astype(np.uint64)
+    for column in range(groups - 1, -1, -1):
+        rest, low = np.divmod(rest, np.uint64(10_000))
+        out[:, column] = _DEC_DIGITS[low]
+    return out.view(np.uint8).reshape(len(values), groups * 4)
+
+
+def _hex_digits(words: U64) -> npt.NDArray[np.intp]:
+    """How many hexadecimal digits each word needs, 1..16."""
+    # The exponent of a float64 is the bit length, unless rounding carries into the next power of
+    # two: clearing every bit below a set one leaves nothing that could round up.
+    exponent = (words & ~(words >> np.uint64(1))).astype(np.float64).view(np.uint64)
+    bits = np.maximum((exponent >> np.uint64(52)).astype(np.intp) - 1022, 1)
+    return (bits + 3) >> 2
