@@ -164,9 +164,6 @@ class Orderer:
         self.unordered = 0
 
     def run(self, blocks: Iterable[RecordBlock]) -> Iterator[RecordBlock]:
-        if not self._clock.timed:
-            yield from blocks
-            return
         for block in blocks:
             times = self._clock.times(block)
             bounds = np.flatnonzero(block.types == RecordType.FINISHED_ROUND)

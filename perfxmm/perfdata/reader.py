@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from perfxmm.errors import DamagedInput, UsageError
@@ -16,13 +16,7 @@ from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.perfdata import pipe
-from perfxmm.perfdata.blocks import (
-    BLOCK_BYTES,
-    BLOCK_RECORDS,
-    Damage,
-    RecordBlock,
-    scan,
-)
+from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
 from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.features import DECODERS
 from perfxmm.perfdata.format import Feature
@@ -89,7 +83,10 @@ class Reader:
         self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[RecordBlock]:
         """The records in file order. A block's pages are given back when the next is asked for."""
-        return self._scan(self._mapped.release, block_records, block_bytes)
+        return scan(
+            self._mapped.view, self.data_start, self.data_end, report=self._report,
+            release=self._mapped.release, block_records=block_records, block_bytes=block_bytes,
+        )
 
     def ordered_blocks(
         self, *, window_records: int = WINDOW_RECORDS, window_bytes: int = WINDOW_BYTES,
@@ -97,22 +94,20 @@ class Reader:
     ) -> Iterator[RecordBlock]:
         """The records in time order, FINISHED_ROUND left out; see perfdata.order."""
         clock = Clock([e.attr for e in self.events], [e.ids for e in self.events])
+        if not clock.timed:
+            yield from self.blocks(block_records=block_records)
+            return
         orderer = Orderer(
             self._mapped.view, clock, window_records=window_records, window_bytes=window_bytes,
             block_records=block_records, release=self._mapped.release,
         )
-        for block in orderer.run(self._scan(self._mapped.release, BLOCK_RECORDS, BLOCK_BYTES)):
+        in_file_order = scan(
+            self._mapped.view, self.data_start, self.data_end, report=self._report
+        )
+        for block in orderer.run(in_file_order):
             yield block
             self.unordered = orderer.unordered
         self.unordered = orderer.unordered
-
-    def _scan(
-        self, release: Callable[[int, int], None], block_records: int, block_bytes: int
-    ) -> Iterator[RecordBlock]:
-        return scan(
-            self._mapped.view, self.data_start, self.data_end, report=self._report,
-            release=release, block_records=block_records, block_bytes=block_bytes,
-        )
 
     def _report(self, damage: Damage) -> None:
         # Blocks may be read more than once.
