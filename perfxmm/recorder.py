@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from perfxmm.errors import UsageError
-from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import AttrFlag
+from perfxmm.kernel.events import Catalogue, ResolvedEvent, resolve
 from perfxmm.sources.base import RecordRequest, RecordResult, RequestedEvent
 from perfxmm.sources.classes import parse_classes
-from perfxmm.sources.select import Choice, choose
+from perfxmm.sources.select import choose
 
 # Odd, so as not to beat with timers; at these the target loses less than 5 % (measured for
 # sigtrap by scripts/bench/record_overhead.py).
@@ -96,11 +95,18 @@ def record(
             "engine": engine, "frequency_hz": frequency_hz, "period": period,
         },
     )  # fmt: skip
-    wanted_events = [events] if isinstance(events, str) else list(events)
-    request = replace(request, events=_events(wanted_events, source))
-    choice = choose(request, source, classes)
-    request = _with_rates(replace(request, classes=choice.classes, sets=choice.sets), choice,
-                          frequency_hz, period)  # fmt: skip
+    resolved = _events([events] if isinstance(events, str) and events else list(events))
+    choice = choose(replace(request, events=_requested(resolved)), source, classes)
+    rated = [
+        event.with_rate(
+            period=period, frequency=frequency_hz,
+            default_frequency=DEFAULT_HZ[choice.source.name],
+        )
+        for event in resolved
+    ]  # fmt: skip
+    request = replace(
+        request, events=_requested(rated), classes=choice.classes, sets=choice.sets
+    )
     if on_source is not None:
         on_source(choice.line)
     return choice.source.record(request, progress=progress)
@@ -161,28 +167,11 @@ def _cpus(text: str) -> tuple[int, ...]:
     return check_cpus(parse_cpu_list(text, where="-C"))
 
 
-def _events(names: Sequence[str], source: str) -> tuple[RequestedEvent, ...]:
-    from perfxmm.kernel.events import default_event, resolve
-
-    found: list[RequestedEvent] = []
-    for text in names or [default_event()]:
-        found += [RequestedEvent(event.name, event.attr) for event in resolve(text)]
-    return tuple(found)
+def _events(texts: Sequence[str]) -> list[ResolvedEvent]:
+    catalogue = Catalogue()
+    wanted = texts or ["cycles" if catalogue.cores else "task-clock"]
+    return [event for text in wanted for event in resolve(text, catalogue)]
 
 
-def _with_rates(
-    request: RecordRequest, choice: Choice, frequency_hz: int | None, period: int | None
-) -> RecordRequest:
-    def rated(attr: EventAttr) -> EventAttr:
-        # A period or frequency inside the event string (period=, freq=) wins, as with perf.
-        if attr.sample_period:
-            return attr
-        if period is not None:
-            return replace(attr, sample_period=period)
-        hz = frequency_hz or DEFAULT_HZ[choice.source.name]
-        return replace(attr, sample_period=hz, flags=attr.flags | AttrFlag.FREQ)
-
-    return replace(
-        request,
-        events=tuple(replace(event, attr=rated(event.attr)) for event in request.events),
-    )
+def _requested(events: Sequence[ResolvedEvent]) -> tuple[RequestedEvent, ...]:
+    return tuple(RequestedEvent(event.name, event.attr) for event in events)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from perfxmm.errors import NotSupported, UsageError
 from perfxmm.kernel.registers import CLASS_NAMES
 from perfxmm.sources import classes as register_classes
 from perfxmm.sources.base import RecordRequest, Source
+
+if TYPE_CHECKING:
+    from perfxmm.kernel.probe import Capabilities
 
 SOURCE_NAMES = ("auto", "pmu", "sigtrap", "nmi")
 ENGINES = ("auto", "perf", "interrupt")
@@ -123,19 +128,36 @@ def _no_source() -> Source:
 
 def _pmu_offer(request: RecordRequest) -> Offer:
     from perfxmm.kernel.probe import probe
+    from perfxmm.kernel.syscalls import LinuxKernel
     from perfxmm.sources.pmu import PmuSource
 
-    capabilities = probe()
+    kernel = LinuxKernel()
+    capabilities = probe(kernel)
     sets = request.sets or ("intr",)
-    found: set[str] = set(capabilities.classes_available(sets[0]))
-    for name in sets[1:]:
-        found &= set(capabilities.classes_available(name))
-    if not found:
-        return Offer((), sets, PmuSource, "", why_not=capabilities.summary)
-    return Offer(
-        tuple(sorted(found)), sets, PmuSource,
-        "registers as the kernel put them into each sample",
+    precise_ip = max((event.attr.precise_ip for event in request.events), default=0)
+    found = frozenset.intersection(
+        *(capabilities.classes_available(name, precise_ip) for name in sets)
     )
+
+    def make() -> Source:
+        return PmuSource(kernel)
+
+    if not found:
+        return Offer((), sets, make, "", why_not=_why_no_classes(capabilities, precise_ip))
+    return Offer(
+        ("gpr", *found), sets, make, "registers as the kernel put them into each sample"
+    )
+
+
+def _why_no_classes(capabilities: Capabilities, precise_ip: int) -> str:
+    if capabilities.open_errno == errno.ENOENT:
+        return "this machine has no core PMU"
+    if capabilities.open_errno:
+        name = errno.errorcode.get(capabilities.open_errno, str(capabilities.open_errno))
+        return f"the kernel refuses a plain cycles event ({name})"
+    if not capabilities.has_simd:
+        return "this kernel has no SIMD register sampling"
+    return f"this kernel and CPU deliver no vector registers at precise_ip {precise_ip}"
 
 
 def _sigtrap_offer() -> Offer:
