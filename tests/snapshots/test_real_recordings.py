@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
 from support.expected_rows import decoded_rows, load_rows
 
+from perfxmm.errors import PerfxmmError
 from perfxmm.kernel.constants import CpuMode
 from perfxmm.perfdata.reader import Reader
+from perfxmm.snapshots.batch import RegisterSet
 from perfxmm.snapshots.decode import Decoder
 
+SAMPLE_LINE = re.compile(r"\s*\S+\s+\d+/\d+\s")
+VECTOR_WORD = re.compile(r"\b[XYZ]MM[0-9\[\]]+:0x([0-9a-f]+)")
 GUEST_MODES = (CpuMode.GUEST_KERNEL, CpuMode.GUEST_USER)
 
 
@@ -44,13 +49,20 @@ def _printed_values(recording: Path) -> list[list[int]] | None:
         return None
     samples: list[list[int]] = []
     for line in text.splitlines():
-        if "cycles" in line and "/" in line.split(":")[0]:
+        if SAMPLE_LINE.match(line):
             samples.append([])
-        for token in line.split():
-            name, _, value = token.partition(":0x")
-            if value and name.startswith(("XMM[", "YMM[", "ZMM[")):
-                samples[-1].append(int(value, 16))
+        for value in VECTOR_WORD.findall(line):
+            samples[-1].append(int(value, 16))
     return samples
+
+
+def _vector_words(found: RegisterSet, row: int) -> list[int]:
+    mask, qwords = int(found.vector_mask[row]), int(found.delivered_qwords[row])
+    words: list[int] = []
+    for register in range(32):
+        if mask >> register & 1:
+            words += found.vectors[row, register, :qwords].tolist()
+    return words
 
 
 def test_vectors_are_what_perf_printed(shared_data: Path) -> None:
@@ -61,44 +73,49 @@ def test_vectors_are_what_perf_printed(shared_data: Path) -> None:
             continue
         reader = Reader(recording)
         decoder = Decoder(reader.events)
-        rows: list[tuple[int, list[int]]] = []
+        both: list[tuple[int, list[int]]] = []
+        only_intr: list[tuple[int, list[int]]] = []
         for block in reader.blocks():
             batch = decoder.decode(block)
             for row in range(len(batch)):
                 if batch.cpumode[row] in GUEST_MODES:
                     continue  # perf script leaves guest samples out
-                values: list[int] = []
-                for name in ("intr", "user"):  # the order of -F iregs,uregs
-                    found = batch.sets.get(name)
-                    if found is None or not found.abi[row] & 4:
-                        continue
-                    mask, qwords = int(found.vector_mask[row]), int(found.delivered_qwords[row])
-                    for register in range(32):
-                        if mask >> register & 1:
-                            values += found.vectors[row, register, :qwords].tolist()
-                rows.append((int(batch.time_ns[row]), values))
-        rows.sort(key=lambda pair: pair[0])
-        assert [values for _, values in rows] == printed, recording.name
-        compared += len(rows)
+                time = int(batch.time_ns[row])
+                intr = _vector_words(batch.sets["intr"], row)
+                user = _vector_words(batch.sets["user"], row) if "user" in batch.sets else []
+                both.append((time, intr + user))
+                only_intr.append((time, intr))
+        both.sort(key=lambda pair: pair[0])
+        only_intr.sort(key=lambda pair: pair[0])
+        # Made with -F iregs,uregs or with -F iregs alone.
+        assert printed in (
+            [words for _, words in both], [words for _, words in only_intr]
+        ), recording.name
+        compared += len(both)
     if not compared:
         pytest.skip("no printouts beside the recordings")
     assert compared > 300
 
 
 def test_foreign_recordings_decode_without_an_error(shared_data: Path) -> None:
-    """Old and damaged files of many perf versions: nothing raises, and samples come out."""
-    counts = {}
+    """Old and damaged files of many perf versions: nothing raises, nothing is thought damaged."""
+    samples = {}
     for recording in sorted((shared_data / "perfdata").glob("*")):
         try:
             reader = Reader(recording)
-        except Exception as error:
-            counts[recording.name] = type(error).__name__
+        except PerfxmmError:
             continue
         decoder = Decoder(reader.events)
-        samples = 0
+        count = 0
         for block in reader.blocks():
-            samples += len(decoder.decode(block))
-            assert all(record.file_offset for record in decoder.sideband(block))
-        counts[recording.name] = (samples, dict(decoder.damaged))
-    print(counts)
-    assert counts
+            count += len(decoder.decode(block))
+            assert all(record.file_offset > 0 for record in decoder.sideband(block))
+        samples[recording.name] = count
+        assert not decoder.damaged, recording.name
+        # That one's 3.10 kernel wrote MMAP2 without prot and flags; perf misreads its names too.
+        if recording.name != "hotspot.perf.data.true.v2":
+            assert not decoder.sideband_problems, recording.name
+    # Counted with perf 6.1 (perf report -D | grep -c PERF_RECORD_SAMPLE).
+    assert samples["perf.data.callgraph-3.8"] == 1768
+    assert samples["perf.data.raw-3.4"] == 441
+    assert samples["perf.data.singleprocess-3.8"] == 13
