@@ -53,7 +53,7 @@ def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:
     verdict = np.zeros((len(VERDICT_CLASSES), count), np.uint8)
     reason = np.zeros(count, np.uint64)
     withheld: list[tuple[Rule, Mask]] = []
-    for rule in RULES:
+    for rule in RULES if count else ():
         if not rule.applies(evidence.context.source, evidence.registers.name):
             continue
         mask = rule.match(evidence)
@@ -108,7 +108,13 @@ def _drop_absent(registers: RegisterSet) -> None:
         registers.delivered_vectors = _cleared(registers.delivered_vectors, rows)
         registers.delivered_qwords = _cleared(registers.delivered_qwords, rows)
     if (rows := absent[:, _COLUMN["opmask"]]).any():
-        registers.delivered_predicates = _cleared(registers.delivered_predicates, rows)
+        _drop_predicates(registers, rows)
+
+
+def _drop_predicates(registers: RegisterSet, rows: Bool) -> None:
+    registers.delivered_predicates = _cleared(registers.delivered_predicates, rows)
+    if len(registers.predicate_mask) == len(rows):
+        registers.predicate_mask = _cleared(registers.predicate_mask, rows)
 
 
 def init_classes(registers: RegisterSet) -> U8:
@@ -192,7 +198,7 @@ def _withhold_gprs(registers: RegisterSet, rows: Bool) -> None:
 def _withhold_predicates(registers: RegisterSet, rows: Bool) -> None:
     rows = rows & (registers.delivered_predicates != 0)
     if rows.any():
-        registers.delivered_predicates = _cleared(registers.delivered_predicates, rows)
+        _drop_predicates(registers, rows)
         registers.predicates = _writable(registers.predicates)
         registers.predicates[rows] = 0
 

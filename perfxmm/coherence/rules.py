@@ -74,7 +74,7 @@ def in_syscall(e: Evidence) -> Mask:
 
 
 def ip_not_recorded(e: Evidence) -> Mask:
-    """Without the stop's IP nothing can be compared. (The interrupt engine has no event IP.)"""
+    """No IP of the stop to compare with the event's (the interrupt engine has no event)."""
     return both(outside(e.ip_delivered), outside(e.stopped(StopFlag.INTERRUPT)))
 
 
@@ -115,9 +115,7 @@ def _missing(e: Evidence, register_class: str) -> Mask:
 
 
 def _unasked(e: Evidence, register_class: str) -> Mask:
-    # An opmask block without qwords (mask set, pred_qwords 0) counts registers and holds none.
-    there = e.delivered(register_class) if register_class != "opmask" else False
-    return both(outside(e.asked(register_class)), outside(there))
+    return both(outside(e.asked(register_class)), outside(e.delivered(register_class)))
 
 
 def unjudged_source(e: Evidence) -> Mask:
