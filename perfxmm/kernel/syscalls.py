@@ -17,6 +17,7 @@ import select
 import struct
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from perfxmm.kernel.constants import IOC_ID, IOC_PERIOD
@@ -151,6 +152,12 @@ class LinuxKernel:
 
     def clock_ns(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+@lru_cache(maxsize=1)
+def linux_kernel() -> LinuxKernel:
+    """The running kernel, one object a process, so that what was probed is asked once."""
+    return LinuxKernel()
 
 
 def _last_error(call: str) -> OSError:

@@ -206,7 +206,7 @@ class OpenedEvent:
     closed: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeKernel:
     """The seam. `opened` and `refused` keep what was asked, for assertions.
 
