@@ -19,6 +19,7 @@ from perfxmm.sources.select import choose
 DEFAULT_HZ = {"sigtrap": 499, "pmu": 999, "nmi": 999}
 DEFAULT_OUTPUT = "perf.data"
 REDACTIONS = ("", "values", "crypto")
+ALL_VERDICTS = ("coherent", "late", "entry", "torn", "foreign", "absent", "unknown")
 
 
 def record(
@@ -110,6 +111,24 @@ def record(
     if on_source is not None:
         on_source(choice.line)
     return choice.source.record(request, progress=progress)
+
+
+def archive_binaries(recording: str) -> tuple[int, list[str]]:
+    """Keeps the binaries that samples of `recording` fell into beside it.
+
+    Returns how many are kept, and the paths that could not be (no build id, changed since,
+    unreadable).
+    """
+    import perfxmm.recording
+    from perfxmm.program import archive
+
+    opened = perfxmm.recording.open(recording)
+    hit: set[int] = set()
+    for batch in opened.snapshots(columns=(), keep=ALL_VERDICTS):
+        if batch.dso is not None:
+            hit.update(int(index) for index in set(batch.dso.tolist()) if index >= 0)
+    return archive.keep((opened.dsos[index] for index in sorted(hit)),
+                        archive.directory_of(recording))  # fmt: skip
 
 
 def _check_target(command: Sequence[str], running: bool, by_cpu: bool) -> None:

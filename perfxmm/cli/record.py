@@ -158,8 +158,9 @@ def record(
 
         kept, missing = archive_binaries(result.path)
         if not quiet:
-            console.say(f"archived {kept} binaries beside {result.path}"
-                        + (f"; {missing} could not be read" if missing else ""))  # fmt: skip
+            console.say(f"archived {kept} binaries beside {result.path}")
+        for path in missing:
+            console.say(f"warning: not archived: {path} (no build id, changed or unreadable)")
     if not quiet:
         _say_result(console.say, result, verbose)
     if json:
