@@ -27,6 +27,8 @@ from perfxmm.snapshots.vocabulary import (
 
 Mask = Bool | bool
 
+# Rows compared at a time: two sets of 512-bit vectors then stay in the second-level cache.
+_CHUNK_ROWS = 128
 # Highest vector number that every width has, plus one.
 LOW_VECTORS = 16
 LOW_VECTOR_MASK = 0xFFFF
@@ -72,8 +74,11 @@ class Evidence:
     """What is known of one register set of one batch. Everything is computed at most once."""
 
     def __init__(
-        self, batch: SnapshotBatch, registers: RegisterSet, context: JudgeContext
+        self, batch: SnapshotBatch, registers: RegisterSet, context: JudgeContext,
+        shared: dict[str, Mask] | None = None,
     ) -> None:
+        """shared: answers that hold for both sets of a batch, handed from one to the other."""
+        self.shared = {} if shared is None else shared
         self.batch = batch
         self.registers = registers
         self.context = context
@@ -215,11 +220,14 @@ class Evidence:
 
     @cached_property
     def twins_differ(self) -> Mask:
-        """The other set of the same sample holds another value in a register both have."""
-        other = self.batch.sets.get("user" if self.registers.name == "intr" else "intr")
-        if other is None:
-            return False
-        return uniform(differing_rows(self.registers, other))
+        """In user mode: the other set of the sample holds another value in a register both have."""
+        if "twins_differ" not in self.shared:
+            intr, user = self.batch.sets.get("intr"), self.batch.sets.get("user")
+            answer: Mask = False
+            if intr is not None and user is not None:
+                answer = uniform(differing_rows(intr, user, self.user_mode))
+            self.shared["twins_differ"] = answer
+        return self.shared["twins_differ"]
 
     @cached_property
     def no_user_state(self) -> Mask:
@@ -276,15 +284,15 @@ def _any_word(vectors: U64, first: int, end: int) -> Bool:
     return found
 
 
-def differing_rows(one: RegisterSet, two: RegisterSet) -> Bool:
-    """Bool [n]: samples in which a register that both sets deliver differs.
+def differing_rows(one: RegisterSet, two: RegisterSet, among: Mask = True) -> Bool:
+    """Bool [n]: samples of `among` in which a register that both sets deliver differs.
 
     Compares general registers, the qwords that both sets deliver of vectors that both deliver,
     and predicates. Samples of which only one set is there do not differ.
     """
     count = len(one.abi)
     differ = np.zeros(count, np.bool_)
-    there = (one.abi != 0) & (two.abi != 0)
+    there = (one.abi != 0) & (two.abi != 0) & among
     shared = one.gpr_mask & two.gpr_mask
     for column, gpr_id in enumerate(one.gpr_ids):
         other = two.gpr(gpr_id)
@@ -304,9 +312,13 @@ def differing_rows(one: RegisterSet, two: RegisterSet) -> Bool:
             continue
         rows = np.flatnonzero(there & (kinds == kind))
         pick = slice(0, numbers[-1] + 1) if numbers == list(range(len(numbers))) else numbers
-        left = one.vectors[rows][:, pick, :words]
-        right = two.vectors[rows][:, pick, :words]
-        differ[rows] |= (left != right).reshape(len(rows), -1).any(axis=1)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            some = rows[start : start + _CHUNK_ROWS]
+            # Neighbouring rows are read in place, others through a copy.
+            run = int(some[-1]) - int(some[0]) + 1 == len(some)
+            where = slice(int(some[0]), int(some[-1]) + 1) if run else some
+            unequal = one.vectors[where][:, pick, :words] != two.vectors[where][:, pick, :words]
+            differ[where] |= unequal.reshape(len(some), -1).any(axis=1)
     if one.predicates.shape[1] and two.predicates.shape[1]:
         both_have = (one.delivered_predicates != 0) & (two.delivered_predicates != 0)
         differ |= both_have & (one.predicates != two.predicates).any(axis=1)

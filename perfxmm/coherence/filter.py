@@ -35,8 +35,9 @@ def judge(batch: SnapshotBatch, context: JudgeContext) -> None:
     `scrub_foreign` and `withhold`). `context.events` must cover every number in `batch.event`.
     """
     # Everything is judged before anything is trimmed: some rules look at the other set.
+    shared: dict[str, Mask] = {}
     judged = [
-        (registers, *_walk(Evidence(batch, registers, context)))
+        (registers, *_walk(Evidence(batch, registers, context, shared)))
         for registers in batch.sets.values()
     ]
     for registers, verdict, reason, withheld in judged:
