@@ -20,6 +20,7 @@ from perfxmm.program.symbols import EMPTY, SymbolTable
 
 KERNEL_PATH = "[kernel.kallsyms]"
 VDSO_PATH = "[vdso]"
+_DEBUG_DIRECTORY = Path("usr/lib/debug/.build-id")
 _DELETED = " (deleted)"
 # Names that the kernel or perf gives to memory that is backed by no ELF file.
 _NOT_FILES = ("//anon", "[", "/dev/", "/memfd:", "/SYSV", "anon_inode:", "socket:", "inode:")
@@ -107,7 +108,7 @@ class Binaries:
             loaded.table = EMPTY
             if loaded.image is not None:
                 try:
-                    loaded.table = symbols.from_elf(loaded.image)
+                    loaded.table = symbols.from_elf(loaded.image, self._debug_file(loaded.image))
                 except DamagedInput as error:
                     self.notes[index] = str(error)
                 # Offsets and counts of a hostile file may overflow numpy's integers.
@@ -190,6 +191,20 @@ class Binaries:
             return image
         self.notes[index] = reasons[0] if reasons else "no such file"
         return None
+
+    def _debug_file(self, image: ElfImage) -> ElfImage | None:
+        """Where the distribution put the symbols of a stripped file, if they are installed."""
+        if image.build_id is None or image.section_of_kind("SHT_SYMTAB") is not None:
+            return None
+        name = image.build_id.hex()
+        path = self.places.symfs / _DEBUG_DIRECTORY / name[:2] / f"{name[2:]}.debug"
+        try:
+            debug = open_elf(path)
+        except DamagedInput:
+            return None
+        if debug.build_id != image.build_id or debug.section_of_kind("SHT_SYMTAB") is None:
+            return None
+        return debug
 
     def _candidates(self, dso: Dso) -> Iterable[Path]:
         # A deleted file may have been replaced under the same name: only its build id can tell.

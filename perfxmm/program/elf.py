@@ -76,6 +76,10 @@ class ElfImage:
         """The first section of that name, None where there is none."""
         return next((s for s in self.sections if s.name == name), None)
 
+    def section_of_kind(self, kind: str) -> Section | None:
+        """The first section of that sh_type, None where there is none."""
+        return next((s for s in self.sections if s.kind == kind), None)
+
     def content(self, section: Section) -> memoryview:
         """Bytes of a section; empty for NOBITS. DamagedInput if they lie outside of the file."""
         if section.kind == "SHT_NOBITS":

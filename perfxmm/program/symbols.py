@@ -30,6 +30,7 @@ _HIDDEN, _INTERNAL = 2, 1
 _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 
 _PAGE_BYTES = 4096
+_NO_LIMIT = (1 << 64) - 1
 # x86 procedure linkage tables: every entry, and the header of .plt (not of .plt.sec), psABI 5.2.
 _PLT_ENTRY_BYTES = 16
 _UNDERSCORES_COUNTED = 16
@@ -52,22 +53,28 @@ def _symbol_dtype(bits: int, big_endian: bool) -> np.dtype[np.void]:
 
 
 class _Entries(NamedTuple):
-    """Symbols before the choice among duplicates. `name` is an offset into the shared strings."""
+    """Symbols before the choice among duplicates.
+
+    limit: where the symbol's section ends. name: offset into the shared strings.
+    """
 
     start: U64
     end: U64
+    limit: U64
     binding: U8
     name: I64
 
     def take(self, chosen: I64 | Bool) -> _Entries:
         return _Entries(
-            self.start[chosen], self.end[chosen], self.binding[chosen], self.name[chosen],
+            self.start[chosen], self.end[chosen], self.limit[chosen], self.binding[chosen],
+            self.name[chosen],
         )
 
 
 def _joined(first: _Entries, second: _Entries) -> _Entries:
     return _Entries(
         np.concatenate((first.start, second.start)), np.concatenate((first.end, second.end)),
+        np.concatenate((first.limit, second.limit)),
         np.concatenate((first.binding, second.binding)), np.concatenate((first.name, second.name)),
     )
 
@@ -123,20 +130,25 @@ EMPTY = SymbolTable(
 )
 
 
-def from_elf(image: ElfImage) -> SymbolTable:
+def from_elf(image: ElfImage, debug: ElfImage | None = None) -> SymbolTable:
     """Symbols of .symtab and .dynsym, and `name@plt` for linkage table entries.
+
+    debug: the file that the symbols were moved to when `image` was stripped. It has no code and
+    its own file offsets mean nothing: addresses go through the segments of `image`.
 
     Functions, indirect functions, objects, and labels in text and data sections count, as in
     perf. DamagedInput where the file contradicts itself.
     """
     strings = bytearray(b"\0")
     entries = _no_entries()
+    source = debug or image
     for kind in ("SHT_SYMTAB", "SHT_DYNSYM"):
-        section = next((s for s in image.sections if s.kind == kind), None)
+        section = source.section_of_kind(kind)
         if section is not None:
             # Mended once per table, as perf does: the second pass meets ends that the first
             # one has filled in.
-            entries = _mended(_joined(entries, _read(image, section, strings)), strings)
+            entries = _mended(
+                _joined(entries, _read(source, section, image, strings)), strings)
     if image.machine in ("EM_X86_64", "EM_386"):
         plt = _plt(image, strings)
         taken = np.isin(plt.start, entries.start)
@@ -149,7 +161,8 @@ def from_arrays(starts: U64, binding: U8, names: I64, strings: bytes) -> SymbolT
 
     binding: 0 local, 1 global, 2 weak, as in st_info.
     """
-    return _table(_mended(_Entries(starts, starts.copy(), binding, names), strings), strings)
+    limit = np.full(len(starts), _NO_LIMIT, np.uint64)
+    return _table(_mended(_Entries(starts, starts.copy(), limit, binding, names), strings), strings)
 
 
 def _table(entries: _Entries, strings: bytes) -> SymbolTable:
@@ -160,13 +173,15 @@ def _table(entries: _Entries, strings: bytes) -> SymbolTable:
 
 def _no_entries() -> _Entries:
     return _Entries(
-        np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8),
-        np.zeros(0, np.int64),
+        np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint64),
+        np.zeros(0, np.uint8), np.zeros(0, np.int64),
     )
 
 
-def _read(image: ElfImage, section: Section, strings: bytearray) -> _Entries:
-    """The symbols of one table that name code or data in the file. Appends to `strings`."""
+def _read(
+    image: ElfImage, section: Section, mapped: ElfImage, strings: bytearray,
+) -> _Entries:
+    """The symbols of one table that name code or data of `mapped`. Appends to `strings`."""
     dtype = _symbol_dtype(image.bits, image.big_endian)
     content = image.content(section)
     if section.entry_bytes != dtype.itemsize:
@@ -191,11 +206,16 @@ def _read(image: ElfImage, section: Section, strings: bytearray) -> _Entries:
     keep &= _wanted(image, table, np.where(keep, index, 0))
     table, name = table[keep], name[keep]
 
-    start, known = image.offsets_of(table["value"].astype(np.uint64))
-    size = table["size"].astype(np.uint64)
-    end = start + size
+    value = table["value"].astype(np.uint64)
+    start, known = mapped.offsets_of(value)
+    end = start + table["size"].astype(np.uint64)
     known &= end >= start
-    return _Entries(start, end, (table["info"] >> 4).astype(np.uint8), name + base).take(known)
+    section_end = np.array(
+        [(s.vaddr + s.bytes) % (1 << 64) for s in image.sections], np.uint64,
+    )[index[keep]]
+    limit = np.where(section_end > value, start + (section_end - value), np.uint64(_NO_LIMIT))
+    binding = (table["info"] >> 4).astype(np.uint8)
+    return _Entries(start, end, limit, binding, name + base).take(known)
 
 
 def _wanted(image: ElfImage, table: npt.NDArray[np.void], index: I64) -> Bool:
@@ -227,7 +247,8 @@ def _mended(entries: _Entries, strings: bytes | bytearray) -> _Entries:
     following[:-1] = start[1:]
     page = np.uint64(_PAGE_BYTES)
     following[-1] = (start[-1] + page - np.uint64(1)) // page * page + page
-    end[unsized] = following[unsized]
+    # Unlike perf, not past the section: `_init` is not all of the linkage table behind it.
+    end[unsized] = np.minimum(following, entries.limit)[unsized]
     entries = entries._replace(end=end)
 
     # Among symbols of one start: sized before unsized, strong before weak, global before local,
@@ -302,7 +323,7 @@ def _plt(image: ElfImage, strings: bytearray) -> _Entries:
         start = np.uint64(section.offset + header_bytes) + np.arange(
             0, count * _PLT_ENTRY_BYTES, _PLT_ENTRY_BYTES, dtype=np.uint64)
         found = _joined(found, _Entries(
-            start, start + np.uint64(_PLT_ENTRY_BYTES), np.full(count, _GLOBAL, np.uint8),
-            np.array(names[:count], np.int64),
+            start, start + np.uint64(_PLT_ENTRY_BYTES), np.full(count, _NO_LIMIT, np.uint64),
+            np.full(count, _GLOBAL, np.uint8), np.array(names[:count], np.int64),
         ))
     return found

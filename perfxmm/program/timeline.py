@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,19 @@ class Resolution:
     offset: U64
 
 
+class _Call(NamedTuple):
+    """A side-band call that waits for, or has had, its turn. pids: whose history it touches."""
+
+    time_ns: int
+    sequence: int
+    pids: tuple[int, ...]
+    apply: Callable[..., None]
+    arguments: tuple[int, ...]
+
+    def order(self) -> tuple[int, int]:
+        return self.time_ns, self.sequence
+
+
 class Timeline:
     """Who ran what, over time.
 
@@ -68,8 +82,8 @@ class Timeline:
         self._map_dso: list[int] = []
         self._map_columns: tuple[U64, U64, I64] | None = None
         self._kernel_reference: tuple[str, int] | None = None
-        self._applied: list[tuple[int, int, Callable[[], None], tuple[int, ...]]] = []
-        self._pending: list[tuple[int, int, Callable[[], None], tuple[int, ...]]] = []
+        self._applied: list[_Call] = []
+        self._pending: list[_Call] = []
         self._sequence = 0
         self._spaces: dict[int, AddressSpace] = {}
         self._comm_times: dict[int, list[tuple[int, int, int]]] = {}
@@ -93,7 +107,7 @@ class Timeline:
     def comm(self, time_ns: int, pid: int, tid: int, name: str, is_exec: bool) -> None:
         """PERF_RECORD_COMM: a thread's name from now on; an exec empties the address space."""
         index = self._comm(name)
-        self._later(time_ns, lambda: self._apply_comm(time_ns, pid, tid, index, is_exec), pid)
+        self._later((pid,), self._apply_comm, time_ns, pid, tid, index, is_exec)
 
     def mmap(
         self, time_ns: int, pid: int, tid: int, start: int, length: int, pgoff: int, path: str,
@@ -116,7 +130,7 @@ class Timeline:
         end = start + length
         if end > ADDRESS_END:
             end = ADDRESS_END
-        self._later(time_ns, lambda: self._apply_mmap(time_ns, pid, tid, start, end, mapping), pid)
+        self._later((pid,), self._apply_mmap, time_ns, pid, tid, start, end, mapping)
 
     def fork(
         self, time_ns: int, pid: int, ppid: int, tid: int, ptid: int, *, copies_maps: bool = True,
@@ -127,35 +141,35 @@ class Timeline:
         (PERF_RECORD_MISC_FORK_EXEC), whose mappings follow by themselves.
         """
         self._later(
-            time_ns, lambda: self._apply_fork(time_ns, pid, ppid, tid, ptid, copies_maps),
-            pid, ppid,
+            (pid, ppid), self._apply_fork, time_ns, pid, ppid, tid, ptid, copies_maps,
         )
 
     def exit(self, time_ns: int, pid: int, tid: int) -> None:
         """PERF_RECORD_EXIT. Mappings stay: other threads, or late samples, may still need them."""
-        self._later(time_ns, lambda: self._apply_exit(pid, tid), pid)
+        self._later((pid,), self._apply_exit, time_ns, pid, tid)
 
     # Applying it.
 
-    def _later(self, time_ns: int, apply: Callable[[], None], *pids: int) -> None:
-        self._pending.append((time_ns, self._sequence, apply, pids))
+    def _later(
+        self, pids: tuple[int, ...], apply: Callable[..., None], time_ns: int, *arguments: int,
+    ) -> None:
+        self._pending.append(_Call(time_ns, self._sequence, pids, apply, arguments))
         self._sequence += 1
 
     def _catch_up(self) -> None:
         if not self._pending:
             return
-        pending = sorted(self._pending, key=lambda entry: entry[:2])
+        pending = sorted(self._pending, key=_Call.order)
         self._pending = []
-        if any(time_ns < self._space(pid).floor_ns for time_ns, _, _, pids in pending
-               for pid in pids):
-            pending = sorted(self._applied + pending, key=lambda entry: entry[:2])
+        if any(call.time_ns < self._space(pid).floor_ns for call in pending for pid in call.pids):
+            pending = sorted(self._applied + pending, key=_Call.order)
             self._applied = []
             self._spaces = {}
             self._comm_times = {}
-        for entry in pending:
-            for pid in entry[3]:
-                self._space(pid).floor_ns = entry[0]
-            entry[2]()
+        for call in pending:
+            for pid in call.pids:
+                self._space(pid).floor_ns = call.time_ns
+            call.apply(call.time_ns, *call.arguments)
         self._applied += pending
 
     def _space(self, pid: int) -> AddressSpace:
@@ -196,7 +210,7 @@ class Timeline:
                 space.clear(time_ns)
         self._name(time_ns, tid, self._comm_at(ptid, time_ns))
 
-    def _apply_exit(self, pid: int, tid: int) -> None:
+    def _apply_exit(self, _time_ns: int, pid: int, tid: int) -> None:
         if pid == tid:
             self._space(pid).leader_gone = True
 
