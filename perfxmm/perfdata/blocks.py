@@ -27,7 +27,8 @@ _RUN_PROBE = 16  # shorter runs are walked: a numpy call costs about as much as 
 _RUN_GROWTH = 8
 _WALK_LEAST, _WALK_MOST = 32, 4096
 # Their payload lies behind header.size: tools/perf/util/session.c, Linux 7.3.
-_WITH_PAYLOAD = (int(RecordType.HEADER_TRACING_DATA), int(RecordType.AUXTRACE))
+_WITH_PAYLOAD = (np.uint64(RecordType.HEADER_TRACING_DATA), np.uint64(RecordType.AUXTRACE))
+_TYPE = np.uint64(0xFFFFFFFF)
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
@@ -111,39 +112,40 @@ def scan(
     position = start
     while position < end and not scanner.stopped:
         first = position
-        parts: list[I64] = []
+        parts: list[tuple[I64, U64]] = []
         count = 0
         while count < block_records and position - first < block_bytes and not scanner.stopped:
             room = block_bytes - (position - first)
-            found, position = scanner.stretch(position, block_records - count, room)
+            found, headers, position = scanner.stretch(position, block_records - count, room)
             if not len(found):
                 break
-            parts.append(found)
+            parts.append((found, headers))
             count += len(found)
         if not parts:
             return
-        yield _block(data, np.concatenate(parts) if len(parts) > 1 else parts[0], first)
+        offsets, headers = (np.concatenate(column) for column in zip(*parts, strict=True))
+        last = int(offsets[-1]) + int(headers[-1] >> np.uint64(48))
+        yield block_of(data, offsets, headers, first, last)
         if release is not None:
             release(first, position)
 
 
-def block_at(data: U8, offsets: I64, base: int, end: int) -> RecordBlock:
-    """A block over data[base:end] of records at the given file offsets, in their given order."""
-    base &= ~7
-    buffer = data[base:end]
-    inside = offsets - base
-    headers = gather_u64(buffer, inside)
+def header_sizes(headers: U64) -> I64:
+    """int64 [k] bytes: header.size out of header words."""
+    return (headers >> np.uint64(48)).astype(np.int64)
+
+
+def block_of(data: U8, offsets: I64, headers: U64, begin: int, end: int) -> RecordBlock:
+    """A block over data[begin:end] of records at the given file offsets, in their given order.
+
+    headers: uint64 [k], each record's header as one word.
+    """
+    base = begin & ~7
     return RecordBlock(
-        buffer, inside, (headers >> np.uint64(48)).astype(np.uint32),
+        data[base:end], offsets - base, (headers >> np.uint64(48)).astype(np.uint32),
         (headers & np.uint64(0xFFFFFFFF)).astype(np.uint32),
         (headers >> np.uint64(32)).astype(np.uint16), base,
     )  # fmt: skip
-
-
-def _block(data: U8, offsets: I64, first: int) -> RecordBlock:
-    last = int(offsets[-1])
-    size = int(data[last + 6]) | int(data[last + 7]) << 8
-    return block_at(data, offsets, first, last + size)
 
 
 class _Scanner:
@@ -163,58 +165,64 @@ class _Scanner:
             for odd in (0, 1)
         ]
 
-    def stretch(self, position: int, most: int, room: int) -> tuple[I64, int]:
-        """(file offsets of the next records, where to go on). Empty at the end of the data.
+    def stretch(self, position: int, most: int, room: int) -> tuple[I64, U64, int]:
+        """(file offsets of the next records, their header words, where to go on).
 
-        At most `most` records, and about `room` bytes.
+        At most `most` records, and about `room` bytes. Empty at the end of the data.
         """
         if self._end - position < HEADER_BYTES:
             if position < self._end:
                 self._report(Damage(position, f"{self._end - position} stray bytes at the end"))
             self.stopped = True
-            return np.empty(0, np.int64), position
+            return np.empty(0, np.int64), np.empty(0, np.uint64), position
         size = self._size(position)
-        run = 0
-        if size >= HEADER_BYTES:
-            run = self._run(position, size, min(most, room // size + 1))
+        headers = None
         damage: Damage | None = None
-        if run >= _RUN_PROBE:
+        if size >= HEADER_BYTES:
+            headers = self._run(position, size, min(most, room // size + 1))
+        if headers is not None:
             self._walk = _WALK_LEAST
-            offsets = position + size * np.arange(run, dtype=np.int64)
-            after = position + size * run
+            offsets = position + size * np.arange(len(headers), dtype=np.int64)
+            after = position + size * len(headers)
         else:
             offsets, after, damage = self._steps(position, min(most, self._walk))
+            headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
-        if len(offsets):
-            cut = self._first_with_payload(offsets)
-            if cut is not None:
-                offsets = offsets[: cut + 1]
-                after, damage = self._behind_payload(int(offsets[-1]))
-                if damage:
-                    offsets = offsets[:-1]
+        types = headers & _TYPE
+        strange = np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
+        if len(strange):
+            count = int(strange[0]) + 1
+            after, damage = self._behind_payload(int(offsets[count - 1]))
+            if damage:
+                count -= 1
+            offsets, headers = offsets[:count], headers[:count]
         if damage:
             self._report(damage)
             self.stopped = True
-        return offsets, after
+        return offsets, headers, after
 
     def _size(self, position: int) -> int:
         odd = position & 1
         return self._halves[odd][((position - odd) >> 1) + 3]
 
-    def _run(self, position: int, size: int, most: int) -> int:
-        """How many records from here have the same size, all complete; up to `most`."""
+    def _run(self, position: int, size: int, most: int) -> U64 | None:
+        """Header words of the complete records from here that all have this size.
+
+        Up to `most`; None where they are too few to be worth it.
+        """
         room = min(most, (self._end - position) // size)
-        proven, probe = min(1, room), _RUN_PROBE
+        if room < _RUN_PROBE:
+            return None
+        headers: U64 = np.ndarray(room, "<u8", self._data, position, (size,))
+        proven, probe = 0, _RUN_PROBE
         while proven < room:
-            count = min(probe, room - proven)
-            begin = position + proven * size
-            table = self._data[begin : begin + count * size].reshape(count, size)
-            same = (table[:, 6] == size & 0xFF) & (table[:, 7] == size >> 8)
+            same = headers[proven : proven + probe] >> np.uint64(48) == np.uint64(size)
             if not same.all():
-                return proven + int(same.argmin())
-            proven += count
+                proven += int(same.argmin())
+                break
+            proven += len(same)
             probe *= _RUN_GROWTH
-        return proven
+        return headers[:proven] if proven >= _RUN_PROBE else None
 
     def _steps(self, position: int, most: int) -> tuple[I64, int, Damage | None]:
         found: list[int] = []
@@ -246,16 +254,6 @@ class _Scanner:
         if damage:
             return offsets[:-1], begun, damage
         return offsets, after, None
-
-    def _first_with_payload(self, offsets: I64) -> int | None:
-        # Both types are below 256: the lowest byte is enough to rule nearly everything out.
-        low = self._data[offsets]
-        maybe = np.flatnonzero((low == _WITH_PAYLOAD[0]) | (low == _WITH_PAYLOAD[1]))
-        for row in maybe:
-            at = int(offsets[row])
-            if not self._data[at + 1 : at + 4].any():
-                return int(row)
-        return None
 
     def _behind_payload(self, position: int) -> tuple[int, Damage | None]:
         size = self._size(position)

@@ -18,6 +18,7 @@ from perfxmm.perfdata.format import (
     MAGIC_SWAPPED,
     PIPE_HEADER_BYTES,
     SECTION,
+    Feature,
 )
 from perfxmm.perfdata.metadata import GAP_MAGIC, Metadata
 
@@ -58,12 +59,14 @@ class FileHead:
     """Where things are. data_end is what can be read, data_size what the header says.
 
     finished: the header was completed. feature_bodies: bit -> (offset, bytes).
+    compressed: some records hold others, as far as the features say.
     """
 
     pipe: bool
     data_start: int
     data_end: int
     finished: bool = True
+    compressed: bool = False
     entries: list[AttrEntry] = field(default_factory=list)
     feature_bodies: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     gap_metadata: Metadata | None = None
@@ -202,6 +205,7 @@ def _feature_sections(
             report(Damage(place, f"feature {bit} lies outside the file"))
             continue
         head.feature_bodies[bit] = (offset, data[offset : offset + size])
+    head.compressed = Feature.COMPRESSED in head.feature_bodies
 
 
 def _gap(data: Bytes, at: int, end: int, report: Callable[[Damage], None]) -> Metadata | None:

@@ -20,7 +20,16 @@ import numpy as np
 
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, RecordType, SampleType
-from perfxmm.perfdata.blocks import BLOCK_RECORDS, I64, U8, U64, RecordBlock, block_at, gather_u64
+from perfxmm.perfdata.blocks import (
+    BLOCK_RECORDS,
+    I64,
+    U8,
+    U64,
+    RecordBlock,
+    block_of,
+    gather_u64,
+    header_sizes,
+)
 
 WINDOW_RECORDS = 1_000_000
 WINDOW_BYTES = 64 * 1024 * 1024
@@ -152,11 +161,11 @@ class Orderer:
         self._window_bytes = window_bytes
         self._block_records = block_records
         self._release = release
-        # Waiting records, in file order within equal times: file offset, end, time.
-        self._waiting: list[tuple[I64, I64, U64]] = []
+        # Waiting records, in file order within equal times: file offset, header word, time.
+        self._waiting: list[tuple[I64, U64, U64]] = []
         self._count = self._bytes = 0
-        # In order and due, but not yet enough for a block: file offset, end.
-        self._due: list[tuple[I64, I64]] = []
+        # In order and due, but not yet enough for a block: file offset, header word.
+        self._due: list[tuple[I64, U64]] = []
         self._due_count = 0
         self._newest = 0  # of everything seen
         self._limit = 0  # what the next round may hand out
@@ -166,11 +175,15 @@ class Orderer:
     def run(self, blocks: Iterable[RecordBlock]) -> Iterator[RecordBlock]:
         for block in blocks:
             times = self._clock.times(block)
+            headers = gather_u64(block.buffer, block.offsets)
             bounds = np.flatnonzero(block.types == RecordType.FINISHED_ROUND)
             begin = 0
             for bound in (*(int(b) for b in bounds), None):
                 end = len(block) if bound is None else bound
-                self._take(block, times, begin, end)
+                self._take(
+                    block.offsets[begin:end] + block.file_base, headers[begin:end],
+                    times[begin:end],
+                )
                 begin = end + 1
                 if bound is not None:
                     self._hand_out(self._limit)
@@ -180,23 +193,20 @@ class Orderer:
         self._hand_out(None)
         yield from self._blocks()
 
-    def _take(self, block: RecordBlock, times: U64, begin: int, end: int) -> None:
-        if begin >= end:
+    def _take(self, offsets: I64, headers: U64, times: U64) -> None:
+        if not len(offsets):
             return
-        part = times[begin:end]
-        offsets = block.offsets[begin:end] + block.file_base
-        ends = offsets + block.sizes[begin:end]
-        timed = part != NO_TIME
+        timed = times != NO_TIME
         if not timed.all():
-            self._put(offsets[~timed], ends[~timed])
-            offsets, ends, part = offsets[timed], ends[timed], part[timed]
-        if not len(part):
+            self._put(offsets[~timed], headers[~timed])
+            offsets, headers, times = offsets[timed], headers[timed], times[timed]
+        if not len(offsets):
             return
-        self._newest = max(self._newest, int(part.max()))
-        self.unordered += int((part < np.uint64(self._handed_out)).sum())
-        self._waiting.append((offsets, ends, part))
-        self._count += len(part)
-        self._bytes += int((ends - offsets).sum())
+        self._newest = max(self._newest, int(times.max()))
+        self.unordered += int((times < np.uint64(self._handed_out)).sum())
+        self._waiting.append((offsets, headers, times))
+        self._count += len(offsets)
+        self._bytes += int(header_sizes(headers).sum())
         while self._count > self._window_records or self._bytes > self._window_bytes:
             self._hand_out(None, at_most=max(1, self._count // 2))
 
@@ -204,36 +214,37 @@ class Orderer:
         """Everything up to time `limit`, or the oldest `at_most`."""
         if not self._waiting:
             return
-        offsets, ends, times = (
+        offsets, headers, times = (
             np.concatenate(column) for column in zip(*self._waiting, strict=True)
         )
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
-            offsets, ends, times = offsets[order], ends[order], times[order]
+            offsets, headers, times = offsets[order], headers[order], times[order]
         count = len(times)
         if limit is not None:
             count = int(np.searchsorted(times, np.uint64(limit), side="right"))
         if at_most is not None:
             count = min(count, at_most)
-        self._waiting = [(offsets[count:], ends[count:], times[count:])]
+        self._waiting = [(offsets[count:], headers[count:], times[count:])]
         self._count = len(times) - count
-        self._bytes = int((ends[count:] - offsets[count:]).sum())
+        self._bytes = int(header_sizes(headers[count:]).sum())
         if count:
             self._handed_out = max(self._handed_out, int(times[count - 1]))
-            self._put(offsets[:count], ends[:count])
+            self._put(offsets[:count], headers[:count])
 
-    def _put(self, offsets: I64, ends: I64) -> None:
-        self._due.append((offsets, ends))
+    def _put(self, offsets: I64, headers: U64) -> None:
+        self._due.append((offsets, headers))
         self._due_count += len(offsets)
 
     def _blocks(self) -> Iterator[RecordBlock]:
         if not self._due:
             return
-        offsets, ends = (np.concatenate(column) for column in zip(*self._due, strict=True))
+        offsets, headers = (np.concatenate(column) for column in zip(*self._due, strict=True))
         self._due, self._due_count = [], 0
-        for begin in range(0, len(offsets), self._block_records):
-            some = offsets[begin : begin + self._block_records]
-            first, last = int(some.min()), int(ends[begin : begin + self._block_records].max())
-            yield block_at(self._data, some, first, last)
+        for at in range(0, len(offsets), self._block_records):
+            some = offsets[at : at + self._block_records]
+            words = headers[at : at + self._block_records]
+            first, last = int(some.min()), int((some + header_sizes(words)).max())
+            yield block_of(self._data, some, words, first, last)
             if self._release is not None:
                 self._release(first, last)

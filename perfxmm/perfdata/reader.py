@@ -18,6 +18,7 @@ from perfxmm.kernel.dialects import Dialect
 from perfxmm.perfdata import pipe
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
 from perfxmm.perfdata.events import Event, event_name
+from perfxmm.perfdata.expand import expand, is_compressed
 from perfxmm.perfdata.features import DECODERS
 from perfxmm.perfdata.format import Feature
 from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_metadata, read_head
@@ -64,6 +65,8 @@ class Reader:
         names: dict[int, str] = {}
         if head.pipe:
             names = self._collect(head)
+        if head.compressed or (not head.finished and is_compressed(self._quiet_blocks())):
+            self._expand()
         self._decode_features(head)
         self.events = self._events(head.entries, names)
         self._header_finished = head.finished
@@ -115,17 +118,36 @@ class Reader:
             self.damage.append(damage)
 
     def _collect(self, head: FileHead) -> dict[int, str]:
-        found = pipe.collect(self.blocks(), self._report)
+        found = pipe.collect(self._quiet_blocks(), self._report)
         if not found.entries:
             raise DamagedInput(
                 "the stream has no events", file=self.file, offset=head.data_start,
                 record_type="HEADER_ATTR", why="it ends, or is damaged, before the first of them",
             )
         head.entries = found.entries
+        head.compressed = found.compressed > 0
         head.feature_bodies = found.feature_bodies
         if found.build_ids:
             head.feature_bodies[Feature.BUILD_ID] = (head.data_start, found.build_ids)
         return found.names
+
+    def _quiet_blocks(self) -> Iterator[RecordBlock]:
+        """For a first look: what is damaged will be met again."""
+        return scan(
+            self._mapped.view, self.data_start, self.data_end, report=lambda damage: None,
+            release=self._mapped.release,
+        )
+
+    def _expand(self) -> None:
+        """Goes over to a data section without compressed records."""
+        expanded = expand(
+            self._mapped, self._quiet_blocks(), self.data_start, self.data_end, self._report
+        )
+        if isinstance(expanded, bytes):
+            self.data_end = self.data_start
+            return
+        self._mapped = expanded
+        self.data_start, self.data_end = 0, expanded.size
 
     def _decode_features(self, head: FileHead) -> None:
         for bit, (offset, body) in sorted(head.feature_bodies.items()):

@@ -74,7 +74,7 @@ def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | byte
                 "inside it; they are not read together",
             )
         if stat.S_ISREG(mode):
-            return _map(fd), path
+            return map_file(fd), path
         with os.fdopen(os.dup(fd), "rb", buffering=0) as stream:
             return _spool(stream), path
     finally:
@@ -88,7 +88,7 @@ def _from_stream(stream: BinaryIO) -> Mapped | bytes:
         return _spool(stream)
     # A file on stdin, read from its beginning, needs no copy.
     if stat.S_ISREG(os.fstat(fd).st_mode) and stream.tell() == 0:
-        return _map(fd)
+        return map_file(fd)
     return _spool(stream)
 
 
@@ -99,15 +99,20 @@ def _spool(stream: BinaryIO | io.RawIOBase) -> Mapped | bytes:
                 spool.write(chunk)
             spool.flush()
         except OSError as error:
-            raise PerfxmmError(
-                "the stream could not be kept", where=tempfile.gettempdir(),
-                why=os.strerror(error.errno or 0),
-                next_step="point TMPDIR to a directory with more room",
-            ) from error
-        return _map(spool.fileno())
+            raise spool_error(error) from error
+        return map_file(spool.fileno())
 
 
-def _map(fd: int) -> Mapped | bytes:
+def spool_error(error: OSError) -> PerfxmmError:
+    """What to raise where a temporary copy of a recording could not be made."""
+    return PerfxmmError(
+        "the recording could not be unpacked", where=tempfile.gettempdir(),
+        why=os.strerror(error.errno or 0), next_step="point TMPDIR to a directory with more room",
+    )
+
+
+def map_file(fd: int) -> Mapped | bytes:
+    """A regular file's bytes; b"" where it is empty."""
     size = os.fstat(fd).st_size
     return Mapped(fd, size) if size else b""
 
