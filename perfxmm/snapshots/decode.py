@@ -88,6 +88,11 @@ class Decoder:
         """The block's records that are not samples, as `sideband` knows them."""
         return self._sideband.decode(block)
 
+    @property
+    def sideband_problems(self) -> list[sideband.SidebandProblem]:
+        """Side-band records that were left out, the first MOST_PROBLEMS of them."""
+        return self._sideband.problems
+
     def report(self, event: int, file_offsets: I64, what: str) -> None:
         """Counts samples that are left out."""
         self.damaged[what] += len(file_offsets)
