@@ -141,6 +141,7 @@ class Tally:
 
     lost: records the kernel had no room for, summed over LOST and LOST_SAMPLES.
     cut_bytes: where the run ends or was cut; less than its length only after a limit or damage.
+    first_sample, last_sample: offsets of those samples, -1 where there is none.
     """
 
     samples: int = 0
@@ -148,6 +149,8 @@ class Tally:
     throttled: int = 0
     records: int = 0
     cut_bytes: int = 0
+    first_sample: int = -1
+    last_sample: int = -1
 
 
 def tally(
@@ -166,6 +169,9 @@ def tally(
             if max_samples is not None and count.samples >= max_samples:
                 break
             count.samples += 1
+            count.last_sample = offset
+            if count.first_sample < 0:
+                count.first_sample = offset
         elif kind == RecordType.LOST and size >= 24:
             count.lost += quads[(offset >> 3) + 2]
         elif kind == RecordType.LOST_SAMPLES and size >= 16:

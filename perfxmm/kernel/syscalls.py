@@ -61,8 +61,8 @@ class Kernel(Protocol):
 
     def close(self, fd: int) -> None: ...
 
-    def poll(self, fds: Sequence[int], timeout_s: float) -> list[int]:
-        """Those of `fds` that have data or hung up, after at most `timeout_s`."""
+    def poll(self, fds: Sequence[int], timeout_s: float) -> list[tuple[int, bool]]:
+        """(fd, hung up) of those that have data or whose tasks are gone, after `timeout_s`."""
         ...
 
     def clock_ns(self) -> int:
@@ -141,14 +141,15 @@ class LinuxKernel:
     def close(self, fd: int) -> None:
         os.close(fd)
 
-    def poll(self, fds: Sequence[int], timeout_s: float) -> list[int]:
+    def poll(self, fds: Sequence[int], timeout_s: float) -> list[tuple[int, bool]]:
         wanted = tuple(fds)
         if wanted != self._polled:
             self._poll = select.poll()
             for fd in wanted:
                 self._poll.register(fd, select.POLLIN | select.POLLHUP)
             self._polled = wanted
-        return [fd for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000)]
+        gone = select.POLLHUP | select.POLLERR
+        return [(fd, bool(seen & gone)) for fd, seen in self._poll.poll(max(0, timeout_s) * 1000)]
 
     def clock_ns(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -5,14 +5,13 @@ the CPU model has. For dialect M the order is that of the merged series as it ra
 the other dialects follow their postings and headers and were not run.
 
 Rings are bytearrays laid out as the kernel's; `feed` puts records into them as the kernel would,
-wrapping at the end, and writes a LOST record where there was no room.
+wrapping at the end, and says so where there was no room.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -223,8 +222,10 @@ class FakeKernel:
     refused: list[tuple[bytes, int]] = field(default_factory=list)
     polls: int = 0
     map_requests: list[int] = field(default_factory=list)
-    _starts: dict[int, int] = field(default_factory=dict)
-    _queues: dict[int, deque[bytes]] = field(default_factory=dict)
+    first_identifier: int = 70_000
+    ring_start: int = 0  # where head and tail of new rings stand
+    missing_tasks: frozenset[int] = frozenset()  # ESRCH
+    missing_cpus: frozenset[int] = frozenset()  # ENODEV
 
     def perf_event_open(
         self, attr: bytearray, pid: int, cpu: int, group_fd: int = -1, flags: int = 0
@@ -234,11 +235,14 @@ class FakeKernel:
         live = sum(not event.closed for event in self.opened)
         if not number and self.model.fd_limit and live >= self.model.fd_limit:
             number = errno.EMFILE
+        if not number and (pid in self.missing_tasks or cpu in self.missing_cpus):
+            number = errno.ESRCH if pid in self.missing_tasks else errno.ENODEV
         if number:
             self.refused.append((asked, number))
             raise OSError(number, "fake", "perf_event_open")
         fd = 1000 + len(self.opened)
-        self.opened.append(OpenedEvent(fd, asked, pid, cpu, flags, 70_000 + len(self.opened)))
+        identifier = self.first_identifier + len(self.opened)
+        self.opened.append(OpenedEvent(fd, asked, pid, cpu, flags, identifier))
         return fd
 
     def event(self, fd: int) -> OpenedEvent:
@@ -261,13 +265,8 @@ class FakeKernel:
             "<QQ", event.ring, DATA_OFFSET_OFFSET, self.page_bytes, data_pages * self.page_bytes
         )
         assert DATA_SIZE_OFFSET == DATA_OFFSET_OFFSET + 8
-        start = self._starts.get(len(self._starts), 0)
-        struct.pack_into("<QQ", event.ring, DATA_HEAD_OFFSET, start, start)
+        struct.pack_into("<QQ", event.ring, DATA_HEAD_OFFSET, self.ring_start, self.ring_start)
         return memoryview(event.ring)
-
-    def start_rings_at(self, position: int) -> None:
-        """Rings mapped from now on begin with head and tail at `position`."""
-        self._starts = {0: position}
 
     def unmap_ring(self, ring: memoryview) -> None:
         ring.release()
@@ -297,11 +296,11 @@ class FakeKernel:
     def close(self, fd: int) -> None:
         self.event(fd).closed = True
 
-    def poll(self, fds: Sequence[int], timeout_s: float) -> list[int]:
+    def poll(self, fds: Sequence[int], timeout_s: float) -> list[tuple[int, bool]]:
         self.polls += 1
         self.now_ns += min(self.poll_step_ns, max(1, int(timeout_s * 1e9)))
         alive = self.on_poll(self) if self.on_poll else None
-        return list(fds) if alive is not False else []
+        return [(fd, alive is False) for fd in fds]
 
     def clock_ns(self) -> int:
         return self.now_ns
