@@ -44,7 +44,7 @@ ABOUT = """Sample vector registers with Linux perf events and see what they held
 \b
 First steps:
   perfxmm doctor                  what this machine can do
-  perfxmm record -- ./app         sample a program into perfxmm.data
+  perfxmm record -- ./app         sample a program into perf.data
   perfxmm report                  where its time went, and what its registers held
 """
 COMPLETION_HINT = "Tab completion: perfxmm --install-completion (bash, zsh, fish)."
