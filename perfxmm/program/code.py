@@ -133,7 +133,7 @@ _WRITES = frozenset((
 ))
 
 
-def _element(mnemonic: str, size: iced.MemorySize) -> str | None:
+def _element(mnemonic: str, size: iced.MemorySize_) -> str | None:
     if _ANY_TYPE.fullmatch(mnemonic):
         return None
     converted = _FROM_GPR.fullmatch(mnemonic)
