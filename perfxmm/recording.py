@@ -1,1 +1,389 @@
 """An opened recording: reader, decoder, timeline and filter tied together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from perfxmm import coherence
+from perfxmm.analysis.account import Account
+from perfxmm.analysis.filters import Filters
+from perfxmm.analysis.names import NameTables
+from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, withhold
+from perfxmm.coherence.context import EventContext, JudgeContext
+from perfxmm.coherence.verdicts import Verdict
+from perfxmm.kernel.attr import EventAttr
+from perfxmm.kernel.constants import AttrFlag, CpuMode, SampleType
+from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
+from perfxmm.perfdata.metadata import Metadata
+from perfxmm.perfdata.reader import Damage, Event, Reader
+from perfxmm.program.binaries import Places, default_archives
+from perfxmm.program.timeline import Timeline
+from perfxmm.snapshots import sideband
+from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.decode import EXTRA_COLUMNS, Decoder
+from perfxmm.snapshots.gather import ALL_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BATCH_SAMPLES = 8192
+# A thread made by this one is a kernel thread (kernel/kthread.c names it so).
+_KTHREADD_PID, _KTHREADD_COMM = 2, "kthreadd"
+
+
+class Recording:
+    """Snapshots of registers from a perf.data file, judged, with names.
+
+    metadata: what perfxmm wrote about the recording; None for a file of perf's own.
+    events: in file order. comms, symbols, dsos, build_ids: string tables for the indices in
+    batches; they grow while batches are read. account: counts of the last `snapshots` call.
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
+        places: Places | None = None,
+    ) -> None:
+        self._reader = Reader(source, dialect)
+        self.path = self._reader.file
+        self.metadata: Metadata | None = self._reader.metadata
+        self.events: list[Event] = self._reader.events
+        sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
+        self._decoder = Decoder(self.events, stop_info=sigtrap)
+        self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
+        self._timeline = Timeline(places or Places(archives=_archives(self.path)))
+        for path, build_id in _build_ids(self._reader.features):
+            self._timeline.note_build_id(path, build_id)
+        self._fed = 0
+        self._kernel_tids: set[int] = set()
+        self._contexts = tuple(event_context(event.attr) for event in self.events)
+        self._asked = _asked_table(self._contexts)
+        self.account = Account()
+        self.lost = 0
+        self.throttled = 0
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """perf's own header features by name: hostname, osrelease, cpudesc, ..."""
+        return self._reader.features
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What was wrong in the file, with its byte offset. Grows while batches are read."""
+        samples = [Damage(p.file_offset, p.what) for p in self._decoder.problems]
+        others = [Damage(p.file_offset, p.what) for p in self._sideband.problems]
+        return [*self._reader.damage, *samples, *others]
+
+    @property
+    def complete(self) -> bool:
+        """False where the recorder was killed, the file is cut off, or damage was met so far."""
+        return self._reader.complete and not self.damage
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found out about the recording as a whole, in words."""
+        return list(self._decoder.notes)
+
+    @property
+    def comms(self) -> Sequence[str]:
+        return self._timeline.comms
+
+    @property
+    def symbols(self) -> Sequence[str]:
+        return self._timeline.symbols
+
+    @property
+    def dsos(self) -> Sequence[str]:
+        return _DsoColumn(self._timeline, "path")
+
+    @property
+    def build_ids(self) -> Sequence[str]:
+        """Build id of each DSO in hexadecimal, "" where it is not known."""
+        return _DsoColumn(self._timeline, "build_id")
+
+    @property
+    def names(self) -> NameTables:
+        """All string tables in the form that views and exports take."""
+        return NameTables(
+            comms=self.comms, symbols=self.symbols, dsos=self.dsos, build_ids=self.build_ids,
+            events=[event.name for event in self.events], gpr_names=GPR_NAMES,
+            source=self.metadata.source if self.metadata else "",
+        )  # fmt: skip
+
+    @property
+    def timeline(self) -> Timeline:
+        """Address spaces and binaries, for reading code at an address."""
+        return self._timeline
+
+    def snapshots(
+        self, *, keep: Collection[str] = DEFAULT_KEEP, columns: Collection[str] | None = None,
+        batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None,
+        unsafe_foreign: bool = False,
+    ) -> Iterator[SnapshotBatch]:
+        """The samples as batches, in time order, in bounded memory.
+
+        keep: verdicts to give, or ("all",). A sample is given where any class it was asked for
+        has one of them; values of its other classes are taken out, and the masks and delivered
+        counts say so. Foreign values are taken out unless unsafe_foreign. Verdicts always stay.
+        columns: of "gprs", "vectors", "predicates", "chain", and decode.EXTRA_COLUMNS; None means
+        those four. Columns left out are empty, though all are read to be judged.
+        `account` counts what was given and what was not; read it after the last batch.
+        Raises ValueError for a keep or column that does not exist.
+        """
+        policy = Policy.of(keep, unsafe_foreign)
+        wanted = set(ALL_COLUMNS if columns is None else columns)
+        if unknown := wanted - ALL_COLUMNS - {*EXTRA_COLUMNS, "branches"}:
+            raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
+        return self._public(policy, wanted, batch_samples, filters)
+
+    def judged(
+        self, policy: Policy, *, columns: Collection[str] = ("gprs", "vectors", "predicates"),
+        batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None,
+    ) -> Iterator[SnapshotBatch]:
+        """Like `snapshots`, but masks and counts still say what was *delivered*.
+
+        Values that `policy` does not show are zero: ask `policy.visible` before reading one. This
+        is what views and exports take, which tell "withheld" from "not delivered".
+        """
+        filters = filters or Filters()
+        self.account = account = Account()
+        fed = 0
+        blocks = self._reader.ordered_blocks(block_records=batch_samples)
+        for block in blocks:
+            for record in self._sideband.decode(block):
+                fed += 1
+                if fed > self._fed:
+                    self._feed(record)
+                    self._fed = fed
+            account.lost, account.throttled = self.lost, self.throttled
+            batch = self._decoder.decode(block, columns=columns)
+            if not len(batch):
+                continue
+            coherence.judge(batch, self._context())
+            self._resolve(batch)
+            passed = filters.mask(batch, self.names)
+            if not passed.all():
+                batch = select(batch, passed)
+            shown, asked = self._shown(batch, policy, filters.verdicts)
+            account.count(batch, asked, policy, shown)
+            if not shown.all():
+                batch = select(batch, shown)
+            for registers in batch.sets.values():
+                withhold(registers, policy)
+            if len(batch):
+                yield batch
+
+    def to_arrow(
+        self, *, keep: Collection[str] = DEFAULT_KEEP, filters: Filters | None = None,
+        unsafe_foreign: bool = False,
+    ) -> pyarrow.Table:
+        """All snapshots as one Arrow table, with the fields of schema perfxmm.snapshot/1.
+
+        Needs the `parquet` extra (pyarrow); raises NotSupported without it.
+        """
+        from perfxmm.exports.arrow import table_of
+
+        policy = Policy.of(keep, unsafe_foreign)
+        return table_of(self.judged(policy, filters=filters), self.names, policy)
+
+    def _public(
+        self, policy: Policy, wanted: set[str], batch_samples: int, filters: Filters | None
+    ) -> Iterator[SnapshotBatch]:
+        columns = wanted | {"gprs", "vectors", "predicates"}
+        visible = {Verdict[label.upper()] for label in policy.keep}
+        if not policy.unsafe_foreign:
+            visible.discard(Verdict.FOREIGN)
+        for batch in self.judged(
+            policy, columns=columns, batch_samples=batch_samples, filters=filters
+        ):
+            coherence.withhold(batch, visible)
+            for registers in batch.sets.values():
+                _drop_columns(registers, wanted)
+            yield batch
+
+    def _feed(self, record: sideband.Sideband) -> None:
+        time_ns = record.time_ns or 0
+        timeline = self._timeline
+        match record:
+            case sideband.Comm():
+                timeline.comm(time_ns, record.pid, record.tid, record.name, record.is_exec)
+                if record.pid == _KTHREADD_PID and record.name == _KTHREADD_COMM:
+                    self._kernel_tids.add(record.pid)
+            case sideband.Mmap():
+                timeline.mmap(
+                    time_ns, record.pid, record.tid, record.start, record.length,
+                    record.page_offset, record.path, record.prot, record.build_id, record.maj,
+                    record.min, record.inode, record.inode_generation,
+                )
+            case sideband.Fork():
+                timeline.fork(
+                    time_ns, record.pid, record.parent_pid, record.tid, record.parent_tid
+                )
+                if record.parent_pid in self._kernel_tids and record.parent_pid == _KTHREADD_PID:
+                    self._kernel_tids.add(record.tid)
+            case sideband.Exit():
+                timeline.exit(time_ns, record.pid, record.tid)
+            case sideband.Lost():
+                self.lost += record.count
+            case sideband.Throttle(on=True):
+                self.throttled += 1
+
+    def _context(self) -> JudgeContext:
+        metadata = self.metadata
+        return JudgeContext(
+            source=metadata.source if metadata else "",
+            engine=metadata.engine if metadata else "", events=self._contexts,
+            xen=metadata is not None and metadata.hypervisor.lower().startswith("xen"),
+            kernel_tids=frozenset(self._kernel_tids),
+        )  # fmt: skip
+
+    def _resolve(self, batch: SnapshotBatch) -> None:
+        ip = attributed_ip(batch)
+        mode = np.where(ip == batch.ip, batch.cpumode, np.uint8(CpuMode.USER))
+        found = self._timeline.resolve(batch.time_ns, batch.pid, batch.tid, ip, mode)
+        batch.comm, batch.symbol = found.comm, found.symbol
+        batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
+
+    def _shown(
+        self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
+    ) -> tuple[Bool, dict[str, Bool]]:
+        """Which samples to give, and the classes each was asked for, by set."""
+        asked = {name: self._asked[name][batch.event] for name in batch.sets}
+        shown = np.zeros(len(batch), np.bool_)
+        only = Policy.of(verdicts) if verdicts else None
+        for name, registers in batch.sets.items():
+            kept = policy.kept(registers.verdict) & asked[name]
+            if only is not None:
+                kept &= only.kept(registers.verdict)
+            shown |= kept.any(axis=1)
+        return shown, asked
+
+
+def open(
+    path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None
+) -> Recording:
+    """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
+
+    dialect: "L", "M", "O1" or "R2" overrides what the events' attributes look like.
+    Raises DamagedInput for what is no recording, UsageError where there is none.
+    """
+    return Recording(path, dialect=dialect)
+
+
+def event_context(attr: EventAttr) -> EventContext:
+    """What one event asked the kernel for, as the judge wants to know it."""
+    classes: dict[str, frozenset[str]] = {}
+    for name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
+        if attr.has(bit):
+            classes[name] = frozenset(_classes_asked(attr, name))
+    return EventContext(
+        dialect=attr.dialect.name, precise_ip=attr.precise_ip,
+        exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
+        classes=classes,
+    )  # fmt: skip
+
+
+def select(batch: SnapshotBatch, rows: Bool) -> SnapshotBatch:
+    """The batch with only the rows of a mask; call chains and branch stacks go along."""
+    n = len(batch)
+    changes: dict[str, Any] = {
+        "sets": {name: _select_set(s, rows, n) for name, s in batch.sets.items()},
+        "extra": {name: column[rows] for name, column in batch.extra.items()},
+    }
+    for starts, values in (("chain_start", "chain"), ("branch_start", "branches")):
+        begin, items = getattr(batch, starts), getattr(batch, values)
+        if begin is None or items is None:
+            continue
+        length = np.diff(begin)
+        changes[values] = items[np.repeat(rows, length)]
+        changes[starts] = np.concatenate([[0], np.cumsum(length[rows])]).astype(begin.dtype)
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if field.name not in changes and isinstance(value, np.ndarray) and len(value) == n:
+            changes[field.name] = value[rows]
+    return replace(batch, **changes)
+
+
+def _select_set(registers: RegisterSet, rows: Bool, n: int) -> RegisterSet:
+    changes: dict[str, Any] = {
+        field.name: value[rows]
+        for field in fields(registers)
+        if isinstance(value := getattr(registers, field.name), np.ndarray) and len(value) == n
+    }
+    return replace(registers, **changes)
+
+
+def _drop_columns(registers: RegisterSet, wanted: set[str]) -> None:
+    n = len(registers.abi)
+    if "gprs" not in wanted:
+        registers.gprs, registers.gpr_ids = np.zeros((n, 0), np.uint64), ()
+    if "vectors" not in wanted:
+        registers.vectors = np.zeros((n, 0, 0), np.uint64)
+    if "predicates" not in wanted:
+        registers.predicates = np.zeros((n, 0), np.uint64)
+
+
+def _classes_asked(attr: EventAttr, name: str) -> Iterator[str]:
+    gprs = attr.gpr_mask(name)
+    if gprs & CLASSIC_GPR_MASK:
+        yield "gpr"
+    if gprs & EGPR_MASK:
+        yield "egpr"
+    if gprs & SSP_MASK:
+        yield "ssp"
+    if attr.legacy_xmm_mask(name):
+        yield "xmm"
+    if not attr.simd_enabled:
+        return
+    simd = attr.simd
+    if simd.vec_intr if name == "intr" else simd.vec_user:
+        for class_name, qwords in (("xmm", 2), ("ymm", 4), ("zmm", 8)):
+            if simd.vec_qwords >= qwords:
+                yield class_name
+    if simd.pred_intr if name == "intr" else simd.pred_user:
+        yield "opmask"
+
+
+def _asked_table(contexts: Sequence[EventContext]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Per set, bool [events, classes]."""
+    return {
+        name: np.array(
+            [[c.asks(name, cls) for cls in VERDICT_CLASSES] for c in contexts], np.bool_
+        ).reshape(len(contexts), len(VERDICT_CLASSES))
+        for name in ("intr", "user")
+    }
+
+
+class _DsoColumn(Sequence[str]):
+    """One field of the timeline's DSOs as a live table of strings."""
+
+    def __init__(self, timeline: Timeline, field: str) -> None:
+        self._timeline = timeline
+        self._field = field
+
+    def __len__(self) -> int:
+        return len(self._timeline.dsos)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        value = getattr(self._timeline.dsos[index], self._field)
+        return value.hex() if isinstance(value, bytes) else value or ""
+
+
+def _build_ids(features: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    for entry in features.get("build_ids", ()):
+        if entry.path and entry.build_id:
+            yield entry.path, entry.build_id
+
+
+def _archives(path: str) -> tuple[Path, ...]:
+    """Where binaries may have been kept: beside the recording, and where perf keeps them."""
+    beside = Path(path + ".archive")
+    return (beside, *default_archives()) if beside.is_dir() else default_archives()
