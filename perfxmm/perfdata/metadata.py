@@ -16,6 +16,8 @@ FEATURE_BIT = 248
 # In front of the JSON in the gap: this magic, then its length as u64 (little-endian).
 GAP_MAGIC = b"PERFXMM1"
 SCHEMA = "perfxmm.recording/1"
+# Key in Metadata.result of a recording that could not be written to its end: the message.
+OUTPUT_ERROR = "output_error"
 
 
 @dataclass(slots=True)

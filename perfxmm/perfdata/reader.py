@@ -22,7 +22,7 @@ from perfxmm.perfdata.expand import expand, is_compressed
 from perfxmm.perfdata.features import DECODERS
 from perfxmm.perfdata.format import Feature
 from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_metadata, read_head
-from perfxmm.perfdata.metadata import FEATURE_BIT, Metadata
+from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.source import open_input
 
@@ -74,12 +74,15 @@ class Reader:
             self.metadata = head.gap_metadata
             # Our own files always end with our metadata: perfxmm did not get that far.
             self._header_finished &= head.gap_metadata is None
-        elif head.pipe:
-            self._header_finished = bool(self.metadata.result)
+        else:
+            result = self.metadata.result
+            self._header_finished &= OUTPUT_ERROR not in result and bool(result or not head.pipe)
 
     @property
     def complete(self) -> bool:
-        """False where the recorder was killed, the file is cut off, or damage was met so far."""
+        """False where the recorder was killed or could not write to the end, the file is cut off,
+        or damage was met so far.
+        """
         return self._header_finished and not self.damage
 
     def blocks(

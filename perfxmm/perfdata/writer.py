@@ -10,6 +10,7 @@ Register contents are secrets: files are created 0600 and no symbolic link is fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -38,7 +39,7 @@ from perfxmm.perfdata.format import (
     BuildId,
     Feature,
 )
-from perfxmm.perfdata.metadata import FEATURE_BIT, GAP_MAGIC, Metadata
+from perfxmm.perfdata.metadata import FEATURE_BIT, GAP_MAGIC, OUTPUT_ERROR, Metadata
 
 FLUSH_BYTES = 256 * 1024
 # perf before 6.5 takes the ids in a pipe's HEADER_ATTR to stand behind its own whole structure,
@@ -74,7 +75,7 @@ class Writer:
         self._buffer = bytearray()
         self._position = 0
         self._finished = False
-        self._broken = False
+        self._failure: OutputError | None = None
         self._owns_fd = True
         self._pipe = path == "-" or _is_stream(path)
         self._events = _same_size(events, PIPE_ATTR_BYTES if self._pipe else 0)
@@ -137,22 +138,24 @@ class Writer:
         if self._finished:
             return
         self._finished = True
-        self.metadata.result = dict(result)
-        was_broken = self._broken
+        told = self._failure
         try:
-            if not was_broken:
-                self.flush()
+            if self._failure is None:
+                with contextlib.suppress(OutputError):
+                    self.flush()
+            self.metadata.result = dict(result)
+            if self._failure is not None:
+                self.metadata.result[OUTPUT_ERROR] = str(self._failure).splitlines()[0]
             sections = self._features(sample_time)
-            if self._pipe:
-                if not was_broken:
+            with contextlib.suppress(OutputError):
+                if not self._pipe:
+                    self._finish_file(sections)
+                elif self._failure is None:
                     self._put(b"".join(_feature_record(k, v) for k, v in sorted(sections.items())))
-            else:
-                self._finish_file(sections)
-        except OutputError:
-            if not was_broken:
-                raise
         finally:
             self.close()
+        if self._failure is not None and told is None:
+            raise self._failure
 
     def close(self) -> None:
         """Closes without finishing: the file stays as a killed recorder would leave it."""
@@ -160,7 +163,7 @@ class Writer:
         if self._fd < 0:
             return
         try:
-            if not self._broken:
+            if self._failure is None:
                 self.flush()
         finally:
             fd, self._fd = self._fd, -1
@@ -223,10 +226,10 @@ class Writer:
     # --- writing
 
     def _check_open(self) -> None:
-        if self._fd < 0 or self._broken:
+        if self._fd < 0 or self._failure is not None:
             raise OutputError(
                 "the recording is closed", where=self.path,
-                why="an earlier write failed" if self._broken else "",
+                why="an earlier write failed" if self._failure is not None else "",
             )
 
     def _put(self, data: bytes | bytearray) -> None:
@@ -236,10 +239,9 @@ class Writer:
             while done < len(view):
                 done += os.write(self._fd, view[done:])
         except OSError as error:
-            self._broken = True
             if not self._pipe:
                 self._cut(self._position + _whole_records(view, done))
-            raise _output_error(self.path, error) from error
+            raise self._failed(error) from error
         self._position += done
 
     def _cut(self, end: int) -> None:
@@ -276,7 +278,12 @@ class Writer:
                 struct.pack("<QQQ", data_end - self._data_offset, 0, 0) + bitmap, DATA_SIZE_AT,
             )
         except OSError as error:
-            raise _output_error(self.path, error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        failure = _output_error(self.path, error)
+        self._failure = self._failure or failure
+        return failure
 
     def _drop(self, created: str) -> None:
         """Takes back a file that never got as far as its first record."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from support import perfdata_writer as w
 from support.perfdata_writer import PerfFile
 
 from perfxmm.kernel import attr as attr_codec
-from perfxmm.perfdata.order import TimePlace, time_place
+from perfxmm.perfdata.blocks import scan
+from perfxmm.perfdata.order import Clock, Orderer, TimePlace, time_place
 from perfxmm.perfdata.reader import Reader
 
 ROUND = w.record(w.FINISHED_ROUND)
@@ -84,14 +86,23 @@ def test_without_rounds_order_holds_within_the_window(times: list[int], window: 
         assert source.unordered == 0
 
 
-def test_late_records_are_counted() -> None:
-    times = [*range(100, 300), 5]
-    source = Reader(io.BytesIO(PerfFile(records=[w.sample(t) for t in times]).build()))
-    # One block per record as far as the window goes: the scan hands over blocks of its own size,
-    # so a small window still sees all of a block at once.
-    list(source.ordered_blocks(window_records=50))
-    assert source.unordered in (0, 1)
-    assert sum(len(b) for b in source.ordered_blocks(window_bytes=1000)) == len(times)
+def test_late_records_are_counted_and_still_delivered() -> None:
+    records = [w.sample(t) for t in (*range(100, 300), 5, 6, 1000)]
+    data = np.frombuffer(b"".join(records), np.uint8)
+    attr = attr_codec.decode(w.attr())
+    orderer = Orderer(data, Clock([attr], [(7,)]), window_records=50)
+    one_by_one = scan(data, 0, len(data), report=pytest.fail, block_records=1)
+    got = [b.record(i) for b in orderer.run(one_by_one) for i in range(len(b))]
+    assert orderer.unordered == 2
+    assert sorted(got) == sorted(records)
+    assert got.index(w.sample(5)) < len(got) - 20, "a late record does not wait for the end"
+
+
+def test_the_window_is_bounded_by_bytes_too() -> None:
+    records = [w.sample(t) for t in range(200, 0, -1)]
+    got = ordered(PerfFile(records=records).build(), window_bytes=1000)
+    assert sorted(got) == sorted(records)
+    assert ordered(PerfFile(records=records).build()) == records[::-1]
 
 
 def test_sideband_is_ordered_by_its_trailer() -> None:
