@@ -1,0 +1,189 @@
+"""One recording from its request to its finished file, inside the tracer process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import perfxmm
+from perfxmm.errors import OutputError, PerfxmmError
+from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel.cpuinfo import read_cpuinfo
+from perfxmm.kernel.permissions import OpenContext, explain_open, survey
+from perfxmm.kernel.syscalls import LinuxKernel
+from perfxmm.perfdata.metadata import Metadata
+from perfxmm.perfdata.writer import EventSpec, Writer
+from perfxmm.sources.base import RecordRequest
+from perfxmm.sources.limits import Governor, StopLimits
+from perfxmm.sources.sigtrap import events as event_table
+from perfxmm.sources.sigtrap import interrupt
+from perfxmm.sources.sigtrap.assembly import SampleAssembler
+from perfxmm.sources.sigtrap.channel import Lines, error_to_json
+from perfxmm.sources.sigtrap.detach import Detacher
+from perfxmm.sources.sigtrap.events import TracedEvent
+from perfxmm.sources.sigtrap.state import Flags, TraceState
+from perfxmm.sources.sigtrap.targets import Target
+from perfxmm.sources.sigtrap.threads import switch_events
+from perfxmm.xstate.cpuid import machine_layout, xgetbv
+
+
+class Session:
+    """Prepares, opens, lets go and closes, in this order; each step once."""
+
+    def __init__(
+        self, request: RecordRequest, nonce: int, flags: Flags, warn: Callable[[str], object],
+        poll: Callable[[], object], progress: Callable[[int, float], object],
+    ) -> None:
+        self.request = request
+        self.nonce = nonce
+        self.flags = flags
+        self.warn = warn
+        self.poll = poll
+        self.progress = progress
+        self.kernel = LinuxKernel()
+        self.engine = "perf"
+        self.events: tuple[TracedEvent, ...] = ()
+        self.probes: dict[str, Any] = {}
+        self.state: TraceState | None = None
+        self._writer: Writer | None = None
+        self._discarded = False
+
+    def prepare(self) -> None:
+        """Everything that can fail without a target: layout, attrs, a trial of the events."""
+        self.layout = machine_layout()
+        warnings: list[str] = []
+        self.events = event_table.build_events(self.request, self.nonce, warnings)
+        for text in warnings:
+            self.warn(text)
+        if self.request.engine == "interrupt":
+            self.engine = "interrupt"
+        else:
+            self._try_events()
+        if self.engine == "interrupt":
+            self.warn(interrupt.COST)
+
+    def _try_events(self) -> None:
+        try:
+            event_table.probe(self.kernel, self.events)
+        except OSError as error:
+            number = error.errno or 0
+            self.probes["perf_event_open"] = errno.errorcode.get(number, str(number))
+            name = str(error.filename)
+            event = next(e for e in self.events if e.name == name)
+            told = explain_open(error, OpenContext(name, event.opened), survey())
+            if self.request.engine == "auto" and number in event_table.REFUSED and event.clock:
+                self.engine = "interrupt"
+                self.warn(f"perf events are refused here, sampling by interrupts instead: {told}")
+                return
+            raise told from error
+        self.probes["perf_event_open"] = "ok"
+
+    def open(self, target: Target) -> TraceState:
+        """Creates the file and everything around it; the target does not run on yet."""
+        request = self.request
+        self._writer = writer = Writer(
+            request.output,
+            [EventSpec(e.name, e.recorded, (e.file_id,)) for e in self.events],
+            self._metadata(), force=request.force, command_line=request.command_line,
+        )  # fmt: skip
+        assembler = SampleAssembler(
+            self.layout, request.classes, self.events, writer.write,
+            redact_values=request.redact == "values",
+        )
+        guard = None
+        if request.redact == "crypto":
+            from perfxmm.sources.sigtrap.crypto import CryptoGuard
+
+            guard = CryptoGuard()
+        self.state = TraceState(
+            self.kernel, self.engine, self.events, self.nonce, target, writer, assembler,
+            StopLimits.of(request), Governor(request.cpu_limit_percent), self.flags, self.warn,
+            self.progress, self.poll, delay_s=request.delay_s, guard=guard,
+        )  # fmt: skip
+        return self.state
+
+    def _metadata(self) -> Metadata:
+        cpu = read_cpuinfo()
+        legacy = event_table.uses_legacy(self.request.classes)
+        return Metadata(
+            tool_version=perfxmm.__version__, source="sigtrap", engine=self.engine,
+            dialect="L" if legacy else "M", classes=list(self.request.classes),
+            xcr0=xgetbv() or 0, xstate_layout=self.layout.to_json(), cpu_vendor=cpu.vendor,
+            cpu_model=cpu.model_name, hypervisor=cpu.hypervisor,
+            kernel_release=cpu.kernel_release, probes=self.probes,
+            options=dict(self.request.options),
+            opened_attrs=[attr_codec.encode(e.opened).hex() for e in self.events]
+            if self.engine == "perf" else [],
+            redact=self.request.redact,
+        )  # fmt: skip
+
+    # --- the end
+
+    def let_go(self, target: Target) -> None:
+        """Detaches from every thread, sampled or not yet."""
+        state = self.state
+        threads = state.threads if state is not None else {}
+        for thread in threads.values():
+            switch_events(thread, self.kernel, on=False)
+        pending = {tid: tid for tid in target.tids} if state is None or not threads else {}
+        pending |= {t.tid: t.pid for t in threads.values()}
+        root_ended = state is not None and state.exit_status is not None
+        if target.root and not root_ended:
+            pending.setdefault(target.root, target.root)
+
+        def on_exit(tid: int, word: int) -> None:
+            if state is not None and tid == target.root:
+                state.note_exit(word)
+
+        # Attached threads that hang in the kernel are left to it; a launched command must be
+        # waited for, since PTRACE_O_EXITKILL would end it with the tracer.
+        patience = 1e9 if target.root else 5.0
+        detacher = Detacher(pending, self.nonce, on_exit, patience)
+        detacher.run()
+        for tid in detacher.stuck:
+            self.warn(f"thread {tid} could not be stopped and is let go by the kernel")
+
+    def discard(self) -> None:
+        """The command never started: no recording is left behind."""
+        self._discarded = True
+
+    def close(self, failure: PerfxmmError | None, reports: Lines) -> None:
+        """Finishes the file and reports the result, or `failure`."""
+        state, writer = self.state, self._writer
+        if state is None or writer is None:
+            if failure is not None:
+                reports.send({"error": error_to_json(failure)})
+            return
+        elapsed_s = state.elapsed_s if state.started_ns else 0.0
+        assembler = state.assembler
+        if not isinstance(failure, OutputError):
+            try:
+                state.finish_round(time.monotonic_ns(), everything=True)
+            except OutputError as error:
+                failure = error
+        first, last = assembler.first_ns, assembler.last_ns
+        result: dict[str, Any] = {
+            "samples": assembler.samples, "bare_samples": assembler.bare,
+            "unpaired": assembler.unpaired, "lost": assembler.lost,
+            "throttled": assembler.throttled, "elapsed_s": round(elapsed_s, 6),
+            "back_offs": state.governor.back_offs, "period_factor": state.governor.factor,
+            "achieved_hz": round(assembler.samples / elapsed_s, 3) if elapsed_s else 0.0,
+            "threads_not_sampled": state.skipped_threads, "stopped_by": self.flags.stop,
+            "engine": self.engine,
+        }  # fmt: skip
+        try:
+            writer.finish(result, sample_time=(first, last) if assembler.samples else None)
+        except OutputError as error:
+            failure = failure or error
+        if self._discarded and self.request.output != "-":
+            with contextlib.suppress(OSError):
+                Path(self.request.output).unlink()
+        if failure is not None:
+            reports.send({"error": error_to_json(failure)})
+            return
+        result["bytes_written"] = writer.bytes_written
+        reports.send({"result": result})
