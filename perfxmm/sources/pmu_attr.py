@@ -120,9 +120,8 @@ def _why_missing(
             what, why="without the SIMD ABI a kernel samples XMM by precise events only (EINVAL)",
             next_step=f"-e {base}:up, or --source sigtrap",
         )  # fmt: skip
-    elsewhere = [
-        s for s in ("intr", "user") if s not in sets and missing <= found.classes_available(s, level)
-    ]
+    others = [s for s in ("intr", "user") if s not in sets]
+    elsewhere = [s for s in others if missing <= found.classes_available(s, level)]
     if elsewhere:
         return NotSupported(
             what, why=f"the kernel has them in the set '{elsewhere[0]}' only",
