@@ -196,7 +196,7 @@ class _BatchBuilder:
         self.misc = block.misc
         self.good: Bool = np.ones(len(sizes), np.bool_)
         impossible = (
-            (sizes % WORD_BYTES != 0) | (sizes < WORD_BYTES)
+            (sizes & 7 != 0) | (sizes < WORD_BYTES)
             | (self.offsets + sizes > len(block.buffer))
         )  # fmt: skip
         if impossible.any():
@@ -205,7 +205,7 @@ class _BatchBuilder:
             sizes[impossible] = 0
             self.offsets = np.where(impossible, 0, self.offsets)
         self.words, self.start = words_of(block.buffer, self.offsets, sizes)
-        self.end = self.start + sizes // WORD_BYTES
+        self.end = self.start + (sizes >> 3)
         n = self.n = len(sizes)
         self.time_ns = np.zeros(n, np.uint64)
         self.ip = np.zeros(n, np.uint64)

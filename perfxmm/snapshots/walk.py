@@ -18,7 +18,8 @@ from perfxmm.snapshots.batch import I64, U64, Bool
 from perfxmm.snapshots.records import WORD_BYTES
 
 # perf_sample_regs_abi: none, 32, 64, and the latter two with SIMD (kernel.constants.REGS_ABI_*).
-POSSIBLE_ABIS = np.array([True, True, True, False, False, True, True, False])
+SIMD_ABIS = np.array([True, True, True, False, False, True, True, False])
+PLAIN_ABIS = np.array([True, True, True, False, False, False, False, False])
 POSSIBLE_QWORDS = np.array([True, False, True, False, True, False, False, False, True, False])
 SIMD_HEADER_WORDS = {"u64": 4, "u16": 1, "none": 0}
 # Postings of dialect R2 cut nr_vectors to this where the upper 16 registers were missing.
@@ -99,8 +100,8 @@ class _Walker:
         """The u64 at `pos`: so many units of `unit` bytes follow, no more than the record has."""
         self.need(1, name)
         claimed = self.words[self.pos]
-        room = (self.walk.end - self.pos).astype(np.uint64) * np.uint64(WORD_BYTES)
-        too_long = claimed > room // np.uint64(max(unit, 1))
+        room = (self.walk.end - self.pos) * WORD_BYTES // unit
+        too_long = claimed > room.astype(np.uint64)
         if too_long.any():
             self.drop(too_long, f"{name} claims to be longer than its record")
             claimed = claimed[~too_long]
@@ -135,9 +136,8 @@ class _Walker:
         walk, name = self.walk, plan.name
         self.need(1, f"the {name} registers' abi")
         abi = self.words[self.pos]
-        bad = ~POSSIBLE_ABIS[np.minimum(abi, np.uint64(7)).astype(np.int64)]
-        if not plan.simd:
-            bad |= (abi & np.uint64(4)) != 0
+        possible = SIMD_ABIS if plan.simd else PLAIN_ABIS
+        bad = ~possible[np.minimum(abi, np.uint64(7)).view(np.int64)]
         if bad.any():
             self.drop(bad, f"the {name} registers have an impossible abi")
             abi = abi[~bad]
