@@ -21,7 +21,7 @@ from perfxmm.kernel.permissions import OpenContext, explain_open, explain_ptrace
 from perfxmm.kernel.probe import Capabilities, probe
 from perfxmm.kernel.pybinding import HERE, PerfBinding
 from perfxmm.kernel.situation import SECCOMP_NAMES, Situation, survey
-from perfxmm.kernel.syscalls import Kernel, LinuxKernel
+from perfxmm.kernel.syscalls import Kernel, linux_kernel
 from perfxmm.xstate.components import classes_in
 from perfxmm.xstate.cpuid import xgetbv
 
@@ -52,7 +52,7 @@ def gather(
     a child may not be traced.
     """
     base = Path(root)
-    kernel = kernel or LinuxKernel()
+    kernel = kernel or linux_kernel()
     situation = survey(base)
     cpu = read_cpuinfo(base / "proc", base / "sys")
     found = probe(kernel, base)
