@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,8 +13,9 @@ import numpy.typing as npt
 from perfxmm import coherence
 from perfxmm.analysis.account import Account
 from perfxmm.analysis.filters import Filters
+from perfxmm.analysis.instructions import CODE_OFFSET, Instructions
 from perfxmm.analysis.names import NameTables
-from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, withhold
+from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, withhold
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.kernel.attr import EventAttr
@@ -23,6 +23,7 @@ from perfxmm.kernel.constants import AttrFlag, CpuMode, SampleType
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.reader import Damage, Event, Reader
+from perfxmm.program import archive
 from perfxmm.program.binaries import Places, default_archives
 from perfxmm.program.timeline import Timeline
 from perfxmm.snapshots import sideband
@@ -60,6 +61,7 @@ class Recording:
         self._timeline = Timeline(places or Places(archives=_archives(self.path)))
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
+        self._instructions = Instructions(self._timeline)
         self._fed = 0
         self._kernel_tids: set[int] = set()
         self._contexts = tuple(event_context(event.attr) for event in self.events)
@@ -117,9 +119,9 @@ class Recording:
         )  # fmt: skip
 
     @property
-    def timeline(self) -> Timeline:
-        """Address spaces and binaries, for reading code at an address."""
-        return self._timeline
+    def instructions(self) -> Instructions:
+        """What the code at a batch's IPs says: element types, cryptography, call chains."""
+        return self._instructions
 
     def snapshots(
         self, *, keep: Collection[str] = DEFAULT_KEEP, columns: Collection[str] | None = None,
@@ -249,6 +251,7 @@ class Recording:
         found = self._timeline.resolve(batch.time_ns, batch.pid, batch.tid, ip, mode)
         batch.comm, batch.symbol = found.comm, found.symbol
         batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
+        batch.extra[CODE_OFFSET] = found.offset
 
     def _shown(
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
@@ -287,36 +290,6 @@ def event_context(attr: EventAttr) -> EventContext:
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
         classes=classes,
     )  # fmt: skip
-
-
-def select(batch: SnapshotBatch, rows: Bool) -> SnapshotBatch:
-    """The batch with only the rows of a mask; call chains and branch stacks go along."""
-    n = len(batch)
-    changes: dict[str, Any] = {
-        "sets": {name: _select_set(s, rows, n) for name, s in batch.sets.items()},
-        "extra": {name: column[rows] for name, column in batch.extra.items()},
-    }
-    for starts, values in (("chain_start", "chain"), ("branch_start", "branches")):
-        begin, items = getattr(batch, starts), getattr(batch, values)
-        if begin is None or items is None:
-            continue
-        length = np.diff(begin)
-        changes[values] = items[np.repeat(rows, length)]
-        changes[starts] = np.concatenate([[0], np.cumsum(length[rows])]).astype(begin.dtype)
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if field.name not in changes and isinstance(value, np.ndarray) and len(value) == n:
-            changes[field.name] = value[rows]
-    return replace(batch, **changes)
-
-
-def _select_set(registers: RegisterSet, rows: Bool, n: int) -> RegisterSet:
-    changes: dict[str, Any] = {
-        field.name: value[rows]
-        for field in fields(registers)
-        if isinstance(value := getattr(registers, field.name), np.ndarray) and len(value) == n
-    }
-    return replace(registers, **changes)
 
 
 def _drop_columns(registers: RegisterSet, wanted: set[str]) -> None:
@@ -385,5 +358,5 @@ def _build_ids(features: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
 
 def _archives(path: str) -> tuple[Path, ...]:
     """Where binaries may have been kept: beside the recording, and where perf keeps them."""
-    beside = Path(path + ".archive")
+    beside = archive.directory_of(path)
     return (beside, *default_archives()) if beside.is_dir() else default_archives()

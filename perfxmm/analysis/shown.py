@@ -7,8 +7,9 @@ export asks here, so that there is one place to get it wrong.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -198,3 +199,47 @@ def primary_set(batch: SnapshotBatch, policy: Policy) -> tuple[list[str], npt.ND
         there = delivered_classes(batch.sets[name])[:, XMM:]
         chosen[(chosen < 0) & (visible & there).any(axis=1)] = index
     return names, chosen
+
+
+def limited(batches: Iterator[SnapshotBatch], limit: int | None) -> Iterator[SnapshotBatch]:
+    """The first `limit` samples of all batches together; None is no limit."""
+    left = limit
+    for batch in batches if left != 0 else ():
+        if left is None:
+            yield batch
+            continue
+        if len(batch) >= left:
+            yield select(batch, np.arange(len(batch)) < left)
+            return
+        left -= len(batch)
+        yield batch
+
+
+def select(batch: SnapshotBatch, rows: Bool) -> SnapshotBatch:
+    """The batch with only the rows of a mask; call chains and branch stacks go along."""
+    n = len(batch)
+    changes: dict[str, Any] = {
+        "sets": {name: _select_set(s, rows, n) for name, s in batch.sets.items()},
+        "extra": {name: column[rows] for name, column in batch.extra.items()},
+    }
+    for starts, values in (("chain_start", "chain"), ("branch_start", "branches")):
+        begin, items = getattr(batch, starts), getattr(batch, values)
+        if begin is None or items is None:
+            continue
+        length = np.diff(begin)
+        changes[values] = items[np.repeat(rows, length)]
+        changes[starts] = np.concatenate([[0], np.cumsum(length[rows])]).astype(begin.dtype)
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if field.name not in changes and isinstance(value, np.ndarray) and len(value) == n:
+            changes[field.name] = value[rows]
+    return replace(batch, **changes)
+
+
+def _select_set(registers: RegisterSet, rows: Bool, n: int) -> RegisterSet:
+    changes: dict[str, Any] = {
+        field.name: value[rows]
+        for field in fields(registers)
+        if isinstance(value := getattr(registers, field.name), np.ndarray) and len(value) == n
+    }
+    return replace(registers, **changes)
