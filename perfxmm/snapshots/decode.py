@@ -20,10 +20,10 @@ from perfxmm.kernel.dialects import HeaderKind
 from perfxmm.kernel.layout import BRANCH_ENTRY_WORDS, LayoutPlan, plan_layout
 from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.blocks import RecordBlock
-from perfxmm.snapshots import sideband
 from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.gather import ALL_COLUMNS, SetColumns
 from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, gather, ragged, words_of
+from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
 from perfxmm.snapshots.walk import Walk, walk_samples
 
 # What `columns` may name beside the columns that are always there: those of ALL_COLUMNS (what
@@ -72,7 +72,7 @@ class Decoder:
             name for name in ("intr", "user") if any(name in plan.sets for plan in self.plans)
         ]
         self._lookup = _EventLookup(events, self.plans)
-        self._sideband = sideband.SidebandDecoder(events, self.plans)
+        self._sideband = SidebandDecoder(events, self.plans)
 
     def decode(
         self, block: RecordBlock, *, columns: Collection[str] | None = None
@@ -84,12 +84,12 @@ class Decoder:
         """
         return _BatchBuilder(self, block, ALL_COLUMNS if columns is None else columns).build()
 
-    def sideband(self, block: RecordBlock) -> Iterator[sideband.Sideband]:
+    def sideband(self, block: RecordBlock) -> Iterator[Sideband]:
         """The block's records that are not samples, as `sideband` knows them."""
         return self._sideband.decode(block)
 
     @property
-    def sideband_problems(self) -> list[sideband.SidebandProblem]:
+    def sideband_problems(self) -> list[SidebandProblem]:
         """Side-band records that were left out, the first MOST_PROBLEMS of them."""
         return self._sideband.problems
 

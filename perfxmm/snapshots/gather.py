@@ -53,6 +53,10 @@ class SetColumns:
         place = slice(None) if rows is None else rows
         self.abi[place] = abi
         self.header[place] = header
+        if walk.alike:
+            if abi[0]:
+                self._add_alike(words, walk, plan, None, rows)
+            return
         # What decides the layout of a set, in one number; few different ones occur.
         key = header << np.uint64(4) | abi
         first = key[0] if len(key) else np.uint64(0)

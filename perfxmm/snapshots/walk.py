@@ -15,12 +15,16 @@ import numpy.typing as npt
 
 from perfxmm.kernel.layout import FieldKind, FieldPlan, LayoutPlan, SetPlan
 from perfxmm.snapshots.batch import I64, U64, Bool
-from perfxmm.snapshots.records import WORD_BYTES
+from perfxmm.snapshots.records import WORD_BYTES, gather
 
 # perf_sample_regs_abi: none, 32, 64, and the latter two with SIMD (kernel.constants.REGS_ABI_*).
 SIMD_ABIS = np.array([True, True, True, False, False, True, True, False])
 PLAIN_ABIS = np.array([True, True, True, False, False, False, False, False])
 POSSIBLE_QWORDS = np.array([True, False, True, False, True, False, False, False, True, False])
+ALL_BITS = 0xFFFFFFFFFFFFFFFF
+RAW_SIZE = 0xFFFFFFFF  # RAW begins with a u32; its payload shares the word
+# With fewer samples than this it does not pay to look for one layout in all of them.
+ALIKE_LEAST = 8
 SIMD_HEADER_WORDS = {"u64": 4, "u16": 1, "none": 0}
 # Postings of dialect R2 cut nr_vectors to this where the upper 16 registers were missing.
 R2_CUT_REGISTERS = 16
@@ -36,6 +40,7 @@ class Walk:
     abi, header: register set name -> abi, and the SIMD header packed as in RegisterSet.header.
     stored: register set name -> vectors in the payload, which may be more than the header says.
     damage: rows that were not sound, and why.
+    alike: every sample has the same layout as the first.
     """
 
     row: I64
@@ -47,6 +52,7 @@ class Walk:
     header: dict[str, U64] = field(default_factory=dict)
     stored: dict[str, I64] = field(default_factory=dict)
     damage: list[tuple[I64, str]] = field(default_factory=list)
+    alike: bool = False
 
     def __len__(self) -> int:
         return len(self.row)
@@ -60,21 +66,59 @@ def walk_samples(
     full_payload: where a u16 header says 16 vectors and more were asked for, take the payload to
     hold all that were asked for. The postings that cut the count wrote such records.
     """
-    walker = _Walker(words, start, end, full_payload)
-    walker.advance(plan.fixed_words)
-    for step in plan.following:
-        walker.field(step, plan)
-    return walker.finish(plan)
+    if len(start) >= ALIKE_LEAST and bool(np.all(end - start == end[0] - start[0])):
+        pioneer = _Walker(words, start[:1], end[:1], full_payload)
+        first = pioneer.go(plan)
+        if len(first) and all(_same(words, start, *seen) for seen in pioneer.seen):
+            return _repeated(first, start, end)
+    return _Walker(words, start, end, full_payload).go(plan)
+
+
+def _same(words: U64, start: I64, place: int, value: int, mask: int) -> bool:
+    """Whether every sample has `value` at `place`, as far as `mask` goes."""
+    found = gather(words, start + (place - int(start[0])), 1)
+    return bool(np.all(found & np.uint64(mask) == np.uint64(value & mask)))
+
+
+def _repeated(first: Walk, start: I64, end: I64) -> Walk:
+    """The walk of one sample as that of all, whose lengths are known to be the same."""
+    n, origin = len(start), int(first.start[0])
+    return Walk(
+        row=np.arange(n), start=start, end=end,
+        at={name: start + (int(at[0]) - origin) for name, at in first.at.items()},
+        count={name: np.full(n, count[0]) for name, count in first.count.items()},
+        abi={name: np.full(n, abi[0]) for name, abi in first.abi.items()},
+        header={name: np.full(n, header[0]) for name, header in first.header.items()},
+        stored={name: np.full(n, stored[0]) for name, stored in first.stored.items()},
+        alike=True,
+    )  # fmt: skip
 
 
 class _Walker:
-    """The walk under way: `pos` is the word each sample has come to."""
+    """The walk under way: `pos` is the word each sample has come to.
+
+    seen: for a walk of one sample, each word that decided a length: place, value, mask.
+    """
 
     def __init__(self, words: U64, start: I64, end: I64, full_payload: bool) -> None:
         self.words = words
         self.pos = start
         self.full_payload = full_payload
         self.walk = Walk(row=np.arange(len(start)), start=start, end=end)
+        self.seen: list[tuple[int, int, int]] = []
+
+    def go(self, plan: LayoutPlan) -> Walk:
+        self.advance(plan.fixed_words)
+        for step in plan.following:
+            self.field(step, plan)
+        return self.finish(plan)
+
+    def look(self, at: I64, mask: int = ALL_BITS) -> U64:
+        """The words at `at`, which exist; every length is read through here."""
+        found: U64 = self.words[at]
+        if len(at) == 1:
+            self.seen.append((int(at[0]), int(found[0]), mask))
+        return found
 
     def advance(self, count: int | I64) -> None:
         self.pos = self.pos + count
@@ -99,7 +143,7 @@ class _Walker:
     def length(self, name: str, unit: int) -> I64:
         """The u64 at `pos`: so many units of `unit` bytes follow, no more than the record has."""
         self.need(1, name)
-        claimed = self.words[self.pos]
+        claimed = self.look(self.pos)
         room = (self.walk.end - self.pos) * WORD_BYTES // unit
         too_long = claimed > room.astype(np.uint64)
         if too_long.any():
@@ -118,7 +162,7 @@ class _Walker:
             return
         if step.kind is FieldKind.RAW:
             self.need(1, name)
-            count = (self.words[self.pos] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            count = (self.look(self.pos, RAW_SIZE) & np.uint64(RAW_SIZE)).astype(np.int64)
             step_words = _words(4 + count)
         else:
             entry_bytes = step.entry_words * WORD_BYTES
@@ -135,7 +179,7 @@ class _Walker:
     def registers(self, plan: SetPlan) -> None:
         walk, name = self.walk, plan.name
         self.need(1, f"the {name} registers' abi")
-        abi = self.words[self.pos]
+        abi = self.look(self.pos)
         possible = SIMD_ABIS if plan.simd else PLAIN_ABIS
         bad = ~possible[np.minimum(abi, np.uint64(7)).view(np.int64)]
         if bad.any():
@@ -155,9 +199,9 @@ class _Walker:
         has = self._has_simd(name)
         at = np.where(has, self.pos, 0)
         if plan.header == "u64":
-            parts = [self.words[at + part] for part in range(4)]
+            parts = [self.look(at + part) for part in range(4)]
         else:
-            slot = self.words[at]
+            slot = self.look(at)
             parts = [slot >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
         nr, qwords, nr_pred, pred_qwords = (np.where(has, part, np.uint64(0)) for part in parts)
         bad = (

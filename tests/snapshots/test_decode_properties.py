@@ -196,6 +196,46 @@ def test_decoding_gives_back_what_was_written(attr: EventAttr, seed: int, count:
         check_row(batch, row, attr, want, block.buffer)
 
 
+def varied(values: sw.SampleValues, rng: random.Random) -> sw.SampleValues:
+    """Other contents of the same lengths."""
+
+    def words_like(old: Any) -> list[int]:
+        return [rng.getrandbits(64) for _ in old]
+
+    def other_set(old: sw.SetValues | None) -> sw.SetValues:
+        assert old is not None
+        return replace(
+            old, gprs=words_like(old.gprs), vectors=[words_like(v) for v in old.vectors],
+            predicates=[words_like(v) for v in old.predicates],
+        )
+
+    return replace(
+        values, ip=rng.getrandbits(64), time_ns=rng.getrandbits(64), chain=words_like(values.chain),
+        raw=rng.randbytes(len(values.raw)), user=other_set(values.user),
+        intr=other_set(values.intr), stack=rng.randbytes(len(values.stack)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(attrs(), st.integers(0, 2**32), st.booleans())
+def test_samples_of_one_layout_and_one_that_is_not(
+    attr: EventAttr, seed: int, odd_one: bool
+) -> None:
+    """Many equal layouts are decoded from the first one's; one of another layout is noticed."""
+    rng = random.Random(seed)
+    first = sample_values(attr, rng)
+    written = [first, *(varied(first, rng) for _ in range(19))]
+    if odd_one:
+        written[11] = sample_values(attr, rng)
+    block = sw.block_of(sw.sample_record(attr, v) for v in written)
+    decoder = Decoder([sw.event_of(attr)])
+    batch = decoder.decode(block, columns=EVERYTHING)
+    assert not decoder.damaged
+    assert len(batch) == 20
+    for row, want in enumerate(written):
+        check_row(batch, row, attr, want, block.buffer)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(attrs(), min_size=2, max_size=4), st.integers(0, 2**32), st.integers(0, 7))
 def test_events_of_different_layout_mix(
