@@ -8,7 +8,7 @@ from perfxmm.sources.base import RecordRequest
 
 # A thread that is stopped for more than this share of the time hardly gets on at all: slow down
 # even when nobody asked for a limit.
-HARD_LOSS = 0.75
+HARD_LOSS = 0.9
 
 
 @dataclass(frozen=True, slots=True)

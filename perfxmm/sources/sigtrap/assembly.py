@@ -20,6 +20,7 @@ from perfxmm.kernel.constants import (
     REGS_ABI_SIMD,
     CpuMode,
     RecordType,
+    SampleType,
 )
 from perfxmm.kernel.ptrace import USER_CS_COMPAT, USER_REGS, USER_REGS_QWORD
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, gpr_names
@@ -40,6 +41,12 @@ _LOW48 = (1 << 48) - 1
 # Words of a ring record up to PERIOD: header, identifier, ip, tid, time, cpu, period.
 RING_WORDS = 7
 IP, TID, TIME, CPU, PERIOD = 2, 3, 4, 5, 6
+# Plain integers: operators of enum members cost a microsecond each.
+_PRESENT, _COMPAT = int(StopFlag.PRESENT), int(StopFlag.COMPAT)
+_INTERRUPT, _UNPAIRED = int(StopFlag.INTERRUPT), int(StopFlag.UNPAIRED)
+_LOST, _LOST_SAMPLES = int(RecordType.LOST), int(RecordType.LOST_SAMPLES)
+_THROTTLE, _UNTHROTTLE = int(RecordType.THROTTLE), int(RecordType.UNTHROTTLE)
+_CALLCHAIN = int(SampleType.CALLCHAIN)
 _SAMPLE = int(RecordType.SAMPLE)
 _SAMPLE_HEADER = _SAMPLE | int(CpuMode.USER) << 32
 # How long a ring's sample may wait for its stop before it is written without registers.
@@ -128,13 +135,13 @@ class SampleAssembler:
         """
         q = self._q
         if q[self._cs_at] == USER_CS_COMPAT:
-            flags |= StopFlag.COMPAT
+            flags |= _COMPAT
             abi = self._abi32
         else:
             abi = self._abi64
         keep = keep_values and self._values
         q[_ABI] = abi if keep else 0
-        q[_RAW_FLAGS] = perf_flags | (flags | StopFlag.PRESENT) << 32
+        q[_RAW_FLAGS] = perf_flags | (flags | _PRESENT) << 32
         control = thread.control
         if not thread.size_bytes:
             self._unpaired(thread, event, perf_flags, flags, keep)
@@ -181,19 +188,19 @@ class SampleAssembler:
     ) -> None:
         """A stop without a ring sample: IP and time are the stop's own."""
         # A stop of the interrupt engine never has one: that is no finding.
-        if not flags & StopFlag.INTERRUPT:
-            flags |= StopFlag.UNPAIRED
+        if not flags & _INTERRUPT:
+            flags |= _UNPAIRED
             self.unpaired += 1
-        self._q[_RAW_FLAGS] = perf_flags | (flags | StopFlag.PRESENT) << 32
+        self._q[_RAW_FLAGS] = perf_flags | (flags | _PRESENT) << 32
         at, out = self._at, self._o
         out[at] = _SAMPLE_HEADER
         out[at + IP] = self.ip
         out[at + TID] = thread.pid | thread.tid << 32
         out[at + TIME] = time.monotonic_ns()
         out[at + CPU] = thread.cpu
-        out[at + PERIOD] = self.events[event].period(1.0)
+        out[at + PERIOD] = self.events[event].period()
         length = RING_WORDS
-        if self.events[event].opened.sample_type & (1 << 5):  # an empty call chain
+        if self.events[event].opened.sample_type & _CALLCHAIN:  # an empty one
             out[at + length] = 0
             length += 1
         self._finish(thread, at, length, event, keep)
@@ -315,7 +322,7 @@ class SampleAssembler:
                     continue
                 flags, abi, bv = self._q[_RAW_FLAGS], self._q[_ABI], self._bare[1]
                 saved = self._q[int(bv)]
-                self._q[_RAW_FLAGS] = int(StopFlag.PRESENT) << 32
+                self._q[_RAW_FLAGS] = _PRESENT << 32
                 self._q[_ABI] = self._q[int(bv)] = 0
                 self._finish(thread, self._at, size >> 3, event, False)
                 self._q[_RAW_FLAGS], self._q[_ABI], self._q[int(bv)] = flags, abi, saved
@@ -339,11 +346,11 @@ class SampleAssembler:
         last = at + words - 1  # IDENTIFIER ends the sample_id trailer
         file_id = thread.ids.get(out[last], 0) + 1
         out[last] = file_id
-        if kind == RecordType.LOST:
+        if kind == _LOST:
             out[at + 1] = file_id
             self.lost += out[at + 2]
-        elif kind == RecordType.LOST_SAMPLES:
+        elif kind == _LOST_SAMPLES:
             self.lost += out[at + 1]
-        elif kind in (RecordType.THROTTLE, RecordType.UNTHROTTLE):
+        elif kind in (_THROTTLE, _UNTHROTTLE):
             out[at + 2] = out[at + 3] = file_id
-            self.throttled += kind == RecordType.THROTTLE
+            self.throttled += kind == _THROTTLE

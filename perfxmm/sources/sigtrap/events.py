@@ -50,21 +50,22 @@ class TracedEvent:
     file_id: int
     clock: bool
 
-    def opened_bytes(self, *, enabled: bool, factor: float) -> bytearray:
-        """The attr with its period stretched by `factor`."""
+    def opened_bytes(self, *, enabled: bool, period: int) -> bytearray:
+        """The attr with another period (or frequency)."""
         flags = self.opened.flags & ~AttrFlag.DISABLED
         if not enabled:
             flags |= AttrFlag.DISABLED
         return bytearray(
-            attr_codec.encode(replace(self.opened, flags=flags, sample_period=self.period(factor)))
+            attr_codec.encode(replace(self.opened, flags=flags, sample_period=period))
         )
 
-    def period(self, factor: float) -> int:
-        """sample_period (or frequency) stretched by `factor`."""
+    def period(self, factor: float = 1.0, trim_ns: int = 0) -> int:
+        """sample_period (or frequency) stretched by `factor`; a clock's less `trim_ns`."""
         asked = self.opened.sample_period
         if self.opened.flag(AttrFlag.FREQ):
             return max(1, int(asked / factor))
-        return int(asked * factor)
+        period = int(asked * factor)
+        return max(PERIOD_FLOOR_NS, period - trim_ns) if self.clock else period
 
 
 def is_clock(attr: EventAttr) -> bool:
@@ -159,7 +160,7 @@ def probe(kernel: Kernel, events: tuple[TracedEvent, ...]) -> None:
     """Opens every event, disabled, on the tracer itself: a refusal is better known before the
     command runs. Raises OSError with the event's name as filename."""
     for event in events:
-        attr = event.opened_bytes(enabled=False, factor=1.0)
+        attr = event.opened_bytes(enabled=False, period=event.period())
         try:
             kernel.close(kernel.perf_event_open(attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC))
         except OSError as error:

@@ -69,7 +69,7 @@ def _executable(pid: int) -> list[Mapping]:
 def period_ns(state: TraceState) -> int:
     """The timer's period: the first event's, if it is one of time."""
     event = state.events[0]
-    return max(PERIOD_FLOOR_NS, event.period(1.0) if event.clock else 1_000_000)
+    return max(PERIOD_FLOOR_NS, event.period() if event.clock else 1_000_000)
 
 
 def run(state: TraceState) -> None:

@@ -47,6 +47,12 @@ def run(state: TraceState) -> None:
         buffers.info_i, buffers.info_u, buffers.info_q, buffers.info_at,
     )  # fmt: skip
     regs_at, iovec_at = buffers.regs_at, buffers.iovec_at
+    # Globals of another module cost a look-up each at every stop.
+    wall, sigtrap_stop, cont = ptrace.WALL, ptrace.STATUS_SIGTRAP, ptrace.CONT
+    get_siginfo, get_regs, get_regset = ptrace.GETSIGINFO, ptrace.GETREGS, ptrace.GETREGSET
+    xstate_note, trap_perf, code_at = ptrace.NT_X86_XSTATE, ptrace.TRAP_PERF, ptrace.SI_CODE_WORD
+    data_at, trap_flags_at = ptrace.SI_PERF_DATA_QWORD, ptrace.SI_PERF_FLAGS_WORD
+    sample = assembler.sample
     monotonic_ns, get_errno = time.monotonic_ns, ctypes.get_errno
     blocked_flag = int(StopFlag.SIGTRAP_BLOCKED)
     async_flag = int(StopFlag.ASYNC)
@@ -57,42 +63,40 @@ def run(state: TraceState) -> None:
             flags.tick = False
             state.on_tick()
             continue
-        tid = wait(-1, status_at, ptrace.WALL)
+        tid = wait(-1, status_at, wall)
         if tid <= 0:
             if get_errno() == errno.ECHILD:
                 flags.stop = "ended"
             continue
         word = status[0]
-        if word != ptrace.STATUS_SIGTRAP:
+        if word != sigtrap_stop:
             state.rare(tid, word)
             continue
         thread = threads.get(tid)
         if (
             thread is None
-            or call(ptrace.GETSIGINFO, tid, 0, info_at) < 0
-            or info_i[ptrace.SI_CODE_WORD] != ptrace.TRAP_PERF
-            or info_q[ptrace.SI_PERF_DATA_QWORD] >> 32 != nonce
+            or call(get_siginfo, tid, 0, info_at) < 0
+            or info_i[code_at] != trap_perf
+            or info_q[data_at] >> 32 != nonce
         ):
             state.rare(tid, word)
             continue
         whole = (
-            call(ptrace.GETREGS, tid, 0, regs_at) >= 0
-            and call(ptrace.GETREGSET, tid, ptrace.NT_X86_XSTATE, iovec_at) >= 0
+            call(get_regs, tid, 0, regs_at) >= 0
+            and call(get_regset, tid, xstate_note, iovec_at) >= 0
         )
         head = thread.control[HEAD] if thread.size_bytes else 0
-        call(ptrace.CONT, tid, 0, 0)
+        call(cont, tid, 0, 0)
         if not whole:
             continue  # killed while stopped
         now = monotonic_ns()
-        perf_flags = info_u[ptrace.SI_PERF_FLAGS_WORD]
-        note = 0
+        perf_flags = info_u[trap_flags_at]
+        note = blocked_flag if thread.blocked else 0
         if perf_flags & ptrace.TRAP_PERF_ASYNC:
             note |= async_flag
-        if thread.blocked:
-            note |= blocked_flag
-        event = info_q[ptrace.SI_PERF_DATA_QWORD] & 0xFFFF
+        event = info_q[data_at] & 0xFFFF
         keep = guard is None or not state.handles_keys(thread.pid, assembler.ip)
-        assembler.sample(thread, head, event, perf_flags, note, keep)
+        sample(thread, head, event, perf_flags, note, keep)
         assembler.stops += 1
         took = now - assembler.last_ns
         if took > 0:

@@ -75,3 +75,11 @@ def has_foreign_privileges(pid: int) -> bool:
         return bool(os.stat(f"/proc/{pid}/exe").st_mode & 0o6000)  # noqa: PTH116
     except OSError:
         return False
+
+
+def cpu_time_ns(tid: int) -> int:
+    """CPU time of the thread, 0 where it is gone or the kernel does not say."""
+    try:
+        return int(Path(f"/proc/{tid}/schedstat").read_bytes().split()[0])
+    except (OSError, IndexError):
+        return 0

@@ -51,6 +51,7 @@ class Session:
         self.state: TraceState | None = None
         self._writer: Writer | None = None
         self._discarded = False
+        self._swallowed = 0
 
     def prepare(self) -> None:
         """Everything that can fail without a target: layout, attrs, a trial of the events."""
@@ -144,6 +145,7 @@ class Session:
         patience = 1e9 if target.root else 5.0
         detacher = Detacher(pending, self.nonce, on_exit, patience)
         detacher.run()
+        self._swallowed = detacher.swallowed
         for tid in detacher.stuck:
             self.warn(f"thread {tid} could not be stopped and is let go by the kernel")
 
@@ -173,7 +175,8 @@ class Session:
             "back_offs": state.governor.back_offs, "period_factor": state.governor.factor,
             "achieved_hz": round(assembler.samples / elapsed_s, 3) if elapsed_s else 0.0,
             "threads_not_sampled": state.skipped_threads, "stopped_by": self.flags.stop,
-            "engine": self.engine,
+            "engine": self.engine, "trim_ns": state.trim_ns, "stops": assembler.stops,
+            "swallowed": self._swallowed, "tracer_cpu_s": round(time.process_time(), 4),
         }  # fmt: skip
         try:
             writer.finish(result, sample_time=(first, last) if assembler.samples else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +38,7 @@ class Thread:
     memoryview for single words); `size_bytes` 0 where it has no ring.
     listening: in a group stop, held by PTRACE_LISTEN. held: a sample without its stop waits in
     the ring. blocked: the thread was seen with SIGTRAP blocked.
-    state_fd, outstanding: of the interrupt engine.
+    cpu_ns: its CPU time at the last look. state_fd, outstanding: of the interrupt engine.
     """
 
     tid: int
@@ -54,13 +55,14 @@ class Thread:
     blocked: bool = False
     cpu: int = 0xFFFFFFFF
     active: bool = False
+    cpu_ns: int = 0
     state_fd: int = -1
     outstanding: bool = False
 
 
 def open_events(
     thread: Thread, events: tuple[TracedEvent, ...], kernel: Kernel, *, enabled: bool,
-    factor: float,
+    periods: Sequence[int],
 ) -> None:
     """Opens every event on the thread and maps one ring for all of them.
 
@@ -69,8 +71,8 @@ def open_events(
     recorded without the event's own IP and time.
     """
     try:
-        for event in events:
-            attr = event.opened_bytes(enabled=enabled, factor=factor)
+        for event, period in zip(events, periods, strict=True):
+            attr = event.opened_bytes(enabled=enabled, period=period)
             fd = kernel.perf_event_open(attr, thread.tid, -1, -1, PERF_FLAG_FD_CLOEXEC)
             thread.fds.append(fd)
             thread.ids[kernel.event_id(fd)] = event.index
@@ -118,10 +120,8 @@ def switch_events(thread: Thread, kernel: Kernel, *, on: bool) -> None:
             kernel.ioctl(fd, IOC_ENABLE if on else IOC_DISABLE, 0)
 
 
-def retime_events(
-    thread: Thread, events: tuple[TracedEvent, ...], kernel: Kernel, factor: float
-) -> None:
-    """Gives the thread's events their period stretched by `factor` (PERF_EVENT_IOC_PERIOD)."""
-    for fd, event in zip(thread.fds, events, strict=False):
+def retime_events(thread: Thread, kernel: Kernel, periods: Sequence[int]) -> None:
+    """Gives the thread's events new periods (PERF_EVENT_IOC_PERIOD)."""
+    for fd, period in zip(thread.fds, periods, strict=False):
         with contextlib.suppress(OSError):
-            kernel.set_period(fd, event.period(factor))
+            kernel.set_period(fd, period)
