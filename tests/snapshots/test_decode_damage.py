@@ -204,6 +204,41 @@ def test_a_cut_count_with_the_whole_payload_is_told_by_the_records_size() -> Non
     assert found.predicates[0].tolist() == [0xF0 + r for r in range(8)]
 
 
+def test_a_cut_count_of_a_subset_keeps_only_the_lower_registers() -> None:
+    """24 registers from number 8 up were asked for, 16 came: those of the upper half did not."""
+    attr = replace(R2_ATTR, simd=replace(R2_ATTR.simd, vec_intr=0xFFFFFF00))
+    values = sw.SampleValues(intr=zmm_set(16))
+    assert values.intr is not None
+    values.intr.gprs = [7, 8]
+    decoder = Decoder([sw.event_of(attr)])
+    found = decoder.decode(sw.block_of([sw.sample_record(attr, values)])).sets["intr"]
+    assert not decoder.damaged
+    assert found.vector_mask.tolist() == [0xFF00]
+    assert found.vectors[0, 8].tolist() == [q + 1 for q in range(8)]
+    assert not found.vectors[0, 16:].any()
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_batch_shares_no_memory_with_the_file(count: int) -> None:
+    """The file's pages are given back behind a block, and a batch may be changed in place."""
+    attr = EventAttr(sample_type=int(SampleType.CALLCHAIN), sample_regs_intr=1)
+    attrs = [attr, M_ATTR, EventAttr(sample_type=int(SampleType.REGS_INTR), sample_regs_intr=1)]
+    for one in attrs:
+        values = replace(good_sample(), intr=zmm_set())
+        if one is not M_ATTR:
+            values.intr = sw.SetValues(abi=2, gprs=[1])
+        block = sw.block_of([sw.sample_record(one, values)] * count)
+        batch = Decoder([sw.event_of(one)]).decode(block)
+        assert len(batch) == count
+        columns = [getattr(batch, name) for name in batch.__slots__]
+        for register_set in batch.sets.values():
+            columns += [getattr(register_set, name) for name in register_set.__slots__]
+        for column in columns:
+            if isinstance(column, np.ndarray):
+                assert not np.shares_memory(column, block.buffer)
+                assert column.size == 0 or column.flags.writeable
+
+
 def test_counts_without_qwords_deliver_nothing() -> None:
     """Merged kernels accept a mask whose qwords are 0 and echo its weight without any data."""
     attr = EventAttr(
