@@ -19,6 +19,7 @@ from perfxmm.sources.stopping import StopSignals
 
 # How long a poll may sleep: limits, signals and the command's end are looked at this often.
 LONGEST_WAIT_S = 0.2
+SHORTEST_WAIT_S = 0.001
 FINISHED_ROUND_BYTES = 8
 # Where TIME stands in a sample of pmu_attr.SAMPLE_TYPE: header, IDENTIFIER, IP and TID before it.
 TIME_WORD = 4
@@ -133,7 +134,7 @@ class Session:
         limit = self.request.duration_s
         if limit is None:
             return LONGEST_WAIT_S
-        return max(0.0, min(LONGEST_WAIT_S, limit - self.elapsed_s))
+        return max(SHORTEST_WAIT_S, min(LONGEST_WAIT_S, limit - self.elapsed_s))
 
     def _round(self) -> bool:
         """Drains every ring once. False where a limit cut it short."""

@@ -298,7 +298,7 @@ class FakeKernel:
 
     def poll(self, fds: Sequence[int], timeout_s: float) -> list[tuple[int, bool]]:
         self.polls += 1
-        self.now_ns += min(self.poll_step_ns, max(1, int(timeout_s * 1e9)))
+        self.now_ns += min(self.poll_step_ns, max(1, round(timeout_s * 1e9)))
         alive = self.on_poll(self) if self.on_poll else None
         return [(fd, alive is False) for fd in fds]
 
