@@ -3,7 +3,7 @@ and clone suffixes.
 
 The C++ runtime's own demangler (through cxxfilt) gives the whole signature. What perf leaves out
 is cut off here: perf asks the demangler of libiberty for names without DMGL_PARAMS (Linux 6.1,
-tools/perf/util/symbol-elf.c). Rust's legacy names are decoded here, v0 names are left as they are.
+tools/perf/util/symbol-elf.c). Rust's legacy names are decoded here, its v0 names in `rustv0`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+
+from perfxmm.program import rustv0
 
 _RUST_LEGACY = re.compile(r"_ZN((?:\d+[^E]*?)+)17h[0-9a-f]{16}E")
 _RUST_ESCAPE = re.compile(r"\$(u[0-9a-f]+|SP|BP|RF|LT|GT|LP|RP|C)\$")
@@ -52,6 +54,8 @@ def demangle(name: str) -> str:
     """The readable form of a symbol name; the name itself where it is not a mangled one."""
     if name.endswith("@plt"):
         return demangle(name[:-4]) + "@plt"
+    if name.startswith("_R"):
+        return rustv0.demangle(name) or name
     if not name.startswith("_Z"):
         return name
     rust = _RUST_LEGACY.match(name)

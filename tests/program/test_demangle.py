@@ -38,7 +38,20 @@ NAMES = [
     ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
     ("_ZN71_$LT$Test$u20$$u2b$$u20$$u27$static$u20$as$u20$foo..Bar$LT$Test$GT$$GT$3bar17h"
      "930b740aa94f1d3aE", "<Test + 'static as foo::Bar<Test>>::bar"),
-    ("_RNvC6_123foo3bar", "_RNvC6_123foo3bar"),
+    ("_RNvC6_123foo3bar", "123foo::bar"),
+    ("_RNvXCs6GmmlP4bgsG_1rINtB2_1PmENtB2_3Run3runB2_", "<r::P<u32> as r::Run>::run"),
+    ("_RINvNtCs6GmmlP4bgsG_1r5inner3genKj5_INtNtCslNYArtu3iFV_5alloc3vec3VecTlReEEEB4_",
+     "r::inner::gen::<5, alloc::vec::Vec<(i32, &str)>>"),
+    ("_RNCNvNtCsjrHSEGnQ3l9_3std9panicking12default_hook0B5_",
+     "std::panicking::default_hook::{closure#0}"),
+    ("_RINvCs1_1a1fFG_RL0_hEuE", "a::f::<for<'a> fn(&'a u8)>"),
+    ("_RINvCs1_1a1fFUKCPhEOtE", 'a::f::<unsafe extern "C" fn(*const u8) -> *mut u16>'),
+    ("_RINvCs1_1a1fDNtB2_1Tp1IhEL_E", "a::f::<dyn a::T<I = u8>>"),
+    ("_RNvCs1_1au8gdel_5qa", "a::gödel"),
+    ("_RNvCs1_1a1f.llvm.1234", "a::f"),
+    ("_RNvCs1_1a99too_short", "_RNvCs1_1a99too_short"),
+    ("_RB_", "_RB_"),
+    ("_Rnot rust", "_Rnot rust"),
 ]
 
 
@@ -63,6 +76,13 @@ def test_names(mangled: str, readable: str) -> None:
 )
 def test_signatures(whole: str, name: str) -> None:
     assert bare(whole) == name
+
+
+def test_a_name_that_would_explode_stays_raw() -> None:
+    bomb = "_RINvC1a1f" + "T" * 5 + "u" + "BbBbBb" * 400 + "E"
+    assert demangle(bomb) == bomb
+    deep = "_RINvC1a1f" + "R" * 5000 + "uE"
+    assert demangle(deep) == deep
 
 
 def test_without_the_runtime_names_stay_raw(monkeypatch: pytest.MonkeyPatch) -> None:
