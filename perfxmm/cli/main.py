@@ -54,6 +54,10 @@ class _ReaderGone(Exception):
     """Whoever read our standard output has closed it. Not an OSError: typer acts on those."""
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, past typer: its releases differ in what they make of it."""
+
+
 class LazyGroup(TyperGroup):
     """Knows the verbs by name and one line; imports the module of the one that is wanted."""
 
@@ -78,6 +82,8 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _ReaderGone from None
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
 
 def load(verb: str) -> Any:
@@ -144,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave_stdout(EXIT_READER_GONE)
     except BrokenPipeError:
         return _leave_stdout(EXIT_READER_GONE)
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
         place = f"{error.filename!r}: " if error.filename is not None else ""

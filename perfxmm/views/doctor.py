@@ -66,17 +66,21 @@ def _source(source: SourceState) -> Table:
     grid.add_row(source.name.ljust(8), _yes(source.works),
                  _plain(source.detail if source.works else source.why))  # fmt: skip
     for trial in source.trials:
-        grid.add_row("", "", _trial(trial))
+        grid.add_row("", "", _trial(trial, told="" if source.works else source.why))
     if source.next_step:
         grid.add_row("", "", Text("→ ", "bold") + _plain(source.next_step))
     return grid
 
 
-def _trial(trial: Trial) -> Text:
-    return Text.assemble(
+def _trial(trial: Trial, *, told: str) -> Text:
+    """What was tried and answered; and why, where that is not `told` already."""
+    text = Text.assemble(
         (f"{trial.call}: ", QUIET), _plain(trial.what), ": ",
         (trial.answer, GOOD if trial.ok else BAD),
     )  # fmt: skip
+    if trial.why and trial.why != told:
+        text.append_text(_plain(f", {trial.why}"))
+    return text
 
 
 def _classes(found: Diagnosis) -> Table:
