@@ -21,6 +21,7 @@ MISC_BUILD_ID_SIZE = 1 << 15
 BUILD_ID_ENTRY = struct.Struct("<IHHi20sBBH")
 
 _MOST_STRINGS = 1 << 20
+_CLOCK_DATA_VERSION = 1
 
 
 def encode_string(text: str) -> bytes:
@@ -125,6 +126,19 @@ def decode_sample_time(data: bytes) -> tuple[int, int]:
     return first, last
 
 
+def encode_clock_data(clockid: int, wall_ns: int, clock_ns: int) -> bytes:
+    """The same instant by the wall clock and by the clock of the recording."""
+    return struct.pack("<IIQQ", _CLOCK_DATA_VERSION, clockid, wall_ns, clock_ns)
+
+
+def decode_clock_data(data: bytes) -> tuple[int, int, int]:
+    """(clockid, wall_ns, clock_ns)"""
+    version, clockid, wall_ns, clock_ns = struct.unpack_from("<IIQQ", data)
+    if version != _CLOCK_DATA_VERSION:
+        raise ValueError(f"version {version} is not known")
+    return clockid, wall_ns, clock_ns
+
+
 def _only_string(data: bytes) -> str:
     return decode_string(data)[0]
 
@@ -147,6 +161,7 @@ DECODERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
     Feature.BUILD_ID: ("build_ids", decode_build_ids),
     Feature.EVENT_DESC: ("event_desc", decode_event_desc),
     Feature.SAMPLE_TIME: ("sample_time", decode_sample_time),
+    Feature.CLOCK_DATA: ("clock_data", decode_clock_data),
 }
 
 

@@ -33,7 +33,10 @@ FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"{", "JSON text", "name the recording that it was made from"),
     (b"# ", "text, perhaps perf's printout", "name the recording that it was made from"),
 )
+# Bounds on what a damaged or hostile header can make us read into memory.
 _MOST_EVENTS = 1 << 16
+_MOST_ENTRY_BYTES = 1 << 16
+_MOST_FEATURE_BYTES = 64 << 20
 _MOST_IDS = 1 << 20
 _MOST_METADATA_BYTES = 64 << 20
 
@@ -148,7 +151,7 @@ def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileH
 def _entries(
     data: Bytes, file: str, entry_bytes: int, at: int, total: int, report: Callable[[Damage], None]
 ) -> list[AttrEntry]:
-    if entry_bytes < attr_codec.ATTR_SIZE_VER0 + SECTION.size:
+    if not attr_codec.ATTR_SIZE_VER0 + SECTION.size <= entry_bytes <= _MOST_ENTRY_BYTES:
         raise DamagedInput(
             "the header gives an impossible size for attr entries", file=file, offset=16,
             field="header.attr_size", wanted_bytes=attr_codec.ATTR_SIZE_VER0 + SECTION.size,
@@ -200,9 +203,9 @@ def _feature_sections(
             report(Damage(place, f"the table of features is cut short at bit {bit}"))
             return
         offset, size = SECTION.unpack(raw)
-        if offset + size > len(data):
+        if offset + size > len(data) or size > _MOST_FEATURE_BYTES:
             head.finished = False
-            report(Damage(place, f"feature {bit} lies outside the file"))
+            report(Damage(place, f"feature {bit} of {size} bytes lies outside the file"))
             continue
         head.feature_bodies[bit] = (offset, data[offset : offset + size])
     head.compressed = Feature.COMPRESSED in head.feature_bodies

@@ -66,4 +66,21 @@ class Metadata:
         if not isinstance(loaded, dict) or not str(loaded.get("schema", "")).startswith("perfxmm."):
             raise ValueError("not a perfxmm metadata object")
         known = {f.name for f in fields(Metadata)}
-        return Metadata(**{k: v for k, v in loaded.items() if k in known})
+        made = Metadata(**{k: v for k, v in loaded.items() if k in known})
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        """Raises ValueError where a field is not of its type: the bytes may be anyone's."""
+        empty = Metadata()
+        for each in fields(Metadata):
+            value, expected = getattr(self, each.name), type(getattr(empty, each.name))
+            if type(value) is not expected:
+                raise ValueError(f"{each.name} is not a {expected.__name__}")
+        for name in ("classes", "opened_attrs"):
+            if not all(isinstance(item, str) for item in getattr(self, name)):
+                raise ValueError(f"{name} holds more than text")
+        for component, place in self.xstate_layout.items():
+            two = isinstance(place, list) and len(place) == 2
+            if not component.isdecimal() or not two or not all(type(n) is int for n in place):
+                raise ValueError("xstate_layout is not component -> [offset, size]")

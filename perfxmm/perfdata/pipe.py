@@ -18,6 +18,7 @@ from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.blocks import Damage, RecordBlock
 from perfxmm.perfdata.header import AttrEntry
 
+_MOST_EVENTS = 1 << 16
 _EVENT_UPDATE_NAME = 2  # PERF_EVENT_UPDATE__NAME
 _WANTED = (
     RecordType.HEADER_ATTR, RecordType.HEADER_FEATURE, RecordType.HEADER_BUILD_ID,
@@ -36,7 +37,7 @@ class PipeHead:
     entries: list[AttrEntry] = field(default_factory=list)
     feature_bodies: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
-    build_ids: bytes = b""
+    build_ids: bytearray = field(default_factory=bytearray)
     compressed: int = 0
 
 
@@ -52,8 +53,8 @@ def collect(blocks: Iterable[RecordBlock], report: Callable[[Damage], None]) -> 
             try:
                 _take(head, kind, block.record(int(row)), offset)
             except (struct.error, ValueError):
-                name = RecordType(kind).name
-                report(Damage(offset, f"a {name} record of {block.sizes[row]} bytes is too short"))
+                size, name = int(block.sizes[row]), RecordType(kind).name
+                report(Damage(offset, f"a {name} record of {size} bytes makes no sense"))
     return head
 
 
@@ -61,7 +62,7 @@ def _take(head: PipeHead, kind: int, record: bytes, offset: int) -> None:
     body = record[8:]
     if kind == RecordType.HEADER_ATTR:
         size = struct.unpack_from("<I", body, 4)[0] or ATTR_SIZE_VER0
-        if not ATTR_SIZE_VER0 <= size <= len(body):
+        if not ATTR_SIZE_VER0 <= size <= len(body) or len(head.entries) >= _MOST_EVENTS:
             raise ValueError
         ids = body[size : size + (len(body) - size) // 8 * 8]
         head.entries.append(

@@ -28,6 +28,7 @@ from perfxmm.perfdata.source import open_input
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
+_MOST_DAMAGE = 1000
 # uname -m of the machines whose attrs may speak a SIMD dialect.
 _X86 = ("x86_64", "i386", "i486", "i586", "i686")
 
@@ -51,6 +52,7 @@ class Reader:
     ) -> None:
         self._asked_dialect = _dialect(dialect)
         self.damage: list[Damage] = []
+        self._reported: set[Damage] = set()
         self.features: dict[str, Any] = {}
         self.metadata: Metadata | None = None
         self.unordered = 0
@@ -116,8 +118,9 @@ class Reader:
         self.unordered = orderer.unordered
 
     def _report(self, damage: Damage) -> None:
-        # Blocks may be read more than once.
-        if damage not in self.damage:
+        # Blocks may be read more than once, and a hostile file has damage without end.
+        if damage not in self._reported and len(self.damage) < _MOST_DAMAGE:
+            self._reported.add(damage)
             self.damage.append(damage)
 
     def _collect(self, head: FileHead) -> dict[int, str]:
@@ -131,7 +134,7 @@ class Reader:
         head.compressed = found.compressed > 0
         head.feature_bodies = found.feature_bodies
         if found.build_ids:
-            head.feature_bodies[Feature.BUILD_ID] = (head.data_start, found.build_ids)
+            head.feature_bodies[Feature.BUILD_ID] = (head.data_start, bytes(found.build_ids))
         return found.names
 
     def _quiet_blocks(self) -> Iterator[RecordBlock]:

@@ -11,9 +11,7 @@ Register contents are secrets: files are created 0600 and no symbolic link is fo
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import struct
 import sys
 import time
@@ -26,7 +24,7 @@ from typing import Any
 from perfxmm.errors import OutputError
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import RecordType
+from perfxmm.kernel.constants import AttrFlag, RecordType
 from perfxmm.perfdata import encode, features
 from perfxmm.perfdata.format import (
     DATA_SIZE_AT,
@@ -40,11 +38,13 @@ from perfxmm.perfdata.format import (
     Feature,
 )
 from perfxmm.perfdata.metadata import FEATURE_BIT, GAP_MAGIC, OUTPUT_ERROR, Metadata
+from perfxmm.perfdata.output import create_output, is_stream, output_error
 
 FLUSH_BYTES = 256 * 1024
 # perf before 6.5 takes the ids in a pipe's HEADER_ATTR to stand behind its own whole structure,
 # whatever attr.size says; 128 bytes is that structure from 5.13 to 6.2 (VER7).
 PIPE_ATTR_BYTES = 128
+MAX_PIPE_FEATURE_BYTES = encode.MAX_RECORD_BYTES - 16 - 7  # header, bit number, padding
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Writer:
         self._finished = False
         self._failure: OutputError | None = None
         self._owns_fd = True
-        self._pipe = path == "-" or _is_stream(path)
+        self._pipe = path == "-" or is_stream(path)
         self._events = _same_size(events, PIPE_ATTR_BYTES if self._pipe else 0)
         if self._pipe:
             self._open_stream(stdout_fd)
@@ -85,14 +85,14 @@ class Writer:
             start = self._pipe_start()
         else:
             start, self._data_offset = self._file_start()
-            self._fd, rename_from = _create(path, force=force)
+            self._fd, rename_from = create_output(path, force=force)
         try:
             self._put(start)
             if not self._pipe and rename_from:
                 Path(rename_from).rename(path)
         except OSError as error:
             self._drop(rename_from if not self._pipe else "")
-            raise _output_error(path, error) from error
+            raise output_error(path, error) from error
         except OutputError:
             self._drop((rename_from or path) if not self._pipe else "")
             raise
@@ -202,9 +202,15 @@ class Writer:
         parts = [MAGIC + struct.pack("<Q", PIPE_HEADER_BYTES)]
         for event in self._events:
             ids = struct.pack(f"<{len(event.ids)}Q", *event.ids)
-            parts.append(encode.record(
-                RecordType.HEADER_ATTR, attr_codec.encode(event.attr) + ids
-            ))  # fmt: skip
+            try:
+                parts.append(
+                    encode.record(RecordType.HEADER_ATTR, attr_codec.encode(event.attr) + ids)
+                )
+            except ValueError as error:
+                raise OutputError(
+                    f"the event {event.name} has too many counters for a pipe ({len(event.ids)})",
+                    where=self.path, why=str(error), next_step="record into a file: -o FILE",
+                ) from error
         parts += [_feature_record(k, v) for k, v in sorted(self._features(None).items())]
         return b"".join(parts)
 
@@ -216,7 +222,7 @@ class Writer:
             try:
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
-                raise _output_error(self.path, error) from error
+                raise output_error(self.path, error) from error
         if os.isatty(self._fd):
             raise OutputError(
                 "a recording is not written to a terminal", where=self.path,
@@ -281,7 +287,7 @@ class Writer:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> OutputError:
-        failure = _output_error(self.path, error)
+        failure = output_error(self.path, error)
         self._failure = self._failure or failure
         return failure
 
@@ -303,7 +309,17 @@ class Writer:
             sections[Feature.BUILD_ID] = features.encode_build_ids(list(self._build_ids.values()))
         if sample_time is not None:
             sections[Feature.SAMPLE_TIME] = struct.pack("<QQ", *sample_time)
+        clocks = {e.attr.clockid for e in self._events if e.attr.flag(AttrFlag.USE_CLOCKID)}
+        if len(clocks) == 1:
+            clock = clocks.pop()
+            with contextlib.suppress(OSError):  # a clock that this machine does not have
+                sections[Feature.CLOCK_DATA] = features.encode_clock_data(
+                    clock, time.time_ns(), time.clock_gettime_ns(clock)
+                )
         sections[FEATURE_BIT] = self.metadata.to_json()
+        if self._pipe and len(sections[FEATURE_BIT]) > MAX_PIPE_FEATURE_BYTES:
+            # What explains a recording gives way to what decodes it.
+            sections[FEATURE_BIT] = replace(self.metadata, probes={}, options={}).to_json()
         return sections
 
 
@@ -315,7 +331,7 @@ def _same_size(events: Sequence[EventSpec], least: int) -> list[EventSpec]:
 
 
 def _feature_record(bit: int, body: bytes) -> bytes:
-    """HEADER_FEATURE for a pipe. Too long for a record: the feature is left out, as b""."""
+    """HEADER_FEATURE for a pipe; b"" where it is too long for a record, and left out."""
     try:
         return encode.record(RecordType.HEADER_FEATURE, struct.pack("<Q", bit) + body)
     except ValueError:
@@ -331,71 +347,3 @@ def _whole_records(view: memoryview, written: int) -> int:
             break
         offset += size
     return offset
-
-
-def _is_stream(path: str) -> bool:
-    """A device or FIFO that is already there, not through a symbolic link."""
-    try:
-        mode = os.lstat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
-
-
-def _create(path: str, *, force: bool) -> tuple[int, str]:
-    """(descriptor, temporary name to be renamed to `path`, or "").
-
-    With force a new file takes the old one's name: nobody who had the old file open, or linked to
-    it elsewhere, sees register contents.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    name = path
-    try:
-        there = os.lstat(path)
-    except FileNotFoundError:
-        there = None
-    except (OSError, ValueError) as error:
-        raise _output_error(path, error) from error
-    if there is not None:
-        if not stat.S_ISREG(there.st_mode):
-            kind = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "not a regular file"
-            raise OutputError(
-                "the recording is not written", where=path, why=f"it is {kind}",
-                next_step="name another file with -o; links are not followed because a recording "
-                "holds register contents",
-            )
-        if not force:
-            raise _output_error(path, FileExistsError(errno.EEXIST, "File exists"))
-        name = f"{path}.{os.getpid()}.{time.monotonic_ns():x}.tmp"
-    try:
-        fd = os.open(name, flags, 0o600)
-        os.fchmod(fd, 0o600)
-    except OSError as error:
-        raise _output_error(path, error) from error
-    return fd, name if name != path else ""
-
-
-_REMEDIES = {
-    errno.EEXIST: "use --force to replace it, or name another file with -o",
-    errno.EACCES: "name a file in a directory that you may write to with -o",
-    errno.EROFS: "name a file on a file system that is not mounted read-only with -o",
-    errno.ENOENT: "the directory does not exist: create it, or name another file with -o",
-    errno.ENOSPC: "free some room, limit the recording with --max-size, or use another disk",
-    errno.EDQUOT: "your quota is used up: free some room or use another disk",
-    errno.EFBIG: "the file size limit is reached: see ulimit -f, or limit it with --max-size",
-    errno.EPIPE: "the reader of the pipe has gone",
-}
-
-
-def _output_error(path: str, error: OSError | ValueError) -> OutputError:
-    if isinstance(error, ValueError):  # a NUL byte in the path
-        return OutputError("the recording cannot be written", where=repr(path), why=str(error))
-    number = error.errno or 0
-    if number == errno.EEXIST:
-        what, why = "the recording is already there", ""
-    else:
-        what, why = "the recording cannot be written", os.strerror(number)
-    return OutputError(
-        what, where="stdout" if path == "-" else path, why=why,
-        next_step=_REMEDIES.get(number, ""),
-    )
