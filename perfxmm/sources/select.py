@@ -128,16 +128,17 @@ def _no_source() -> Source:
 
 def _pmu_offer(request: RecordRequest) -> Offer:
     from perfxmm.kernel.probe import probe
-    from perfxmm.kernel.syscalls import LinuxKernel
+    from perfxmm.kernel.syscalls import linux_kernel
     from perfxmm.sources.pmu import PmuSource
 
-    kernel = LinuxKernel()
+    kernel = linux_kernel()
     capabilities = probe(kernel)
     sets = request.sets or ("intr",)
     precise_ip = max((event.attr.precise_ip for event in request.events), default=0)
+    # General registers alone are no reason to prefer this source.
     found = frozenset.intersection(
         *(capabilities.classes_available(name, precise_ip) for name in sets)
-    )
+    ) - {"gpr"}
 
     def make() -> Source:
         return PmuSource(kernel)
