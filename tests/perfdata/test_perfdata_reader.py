@@ -193,6 +193,28 @@ def test_flipped_bytes_never_break_the_reader(data: st.DataObject) -> None:
         assert int(block.offsets.min()) >= 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 60), st.booleans()), max_size=12),
+    st.integers(1, 300), st.integers(1, 20_000),
+)  # fmt: skip
+def test_any_sequence_of_records_is_found(
+    runs: list[tuple[int, int, bool]], block_records: int, block_bytes: int
+) -> None:
+    """Runs of all lengths and sizes, with payload behind some; the expectation is the list."""
+    parts, expected = [], []
+    for words, count, payload in runs:
+        for number in range(count):
+            expected.append(w.record(w.SAMPLE, bytes([number]) * (8 * words)))
+            parts.append(expected[-1])
+        if payload:
+            expected.append(w.record(w.AUXTRACE, struct.pack("<QQ", 8 * words, 0)))
+            parts += [expected[-1], w.sample(1)[: 8 * words].ljust(8 * words, b"\0")]
+    source = reader(PerfFile(records=parts).build())
+    assert records(source, block_records=block_records, block_bytes=block_bytes) == expected
+    assert source.damage == []
+
+
 @pytest.mark.parametrize("count", [1, 40])
 def test_a_record_of_size_zero_stops_and_is_named(count: int) -> None:
     good = [w.sample(t) for t in range(count)]

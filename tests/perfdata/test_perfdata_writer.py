@@ -330,7 +330,7 @@ while True:
 
 def test_a_recorder_killed_at_any_moment(tmp_path: Path) -> None:
     chance = random.Random(5)
-    for turn in range(6):
+    for turn in range(4):
         path = tmp_path / f"f{turn}"
         code = KILLED.format(tests=str(Path(__file__).parent.parent), path=str(path))
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
