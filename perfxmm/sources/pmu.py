@@ -114,6 +114,10 @@ class PmuSource:
         except OutputError:
             session.finish("output")
             raise
+        except TargetError:
+            # The command never ran: an empty recording would only stand in the way of the next.
+            _remove(session.request.output)
+            raise
         session.finish(session.reason)
 
     def _start(self, session: Session, child: Command | None) -> None:
@@ -207,6 +211,12 @@ def _await_command(child: Command, result: RecordResult) -> None:
         result.exit_status = child.poll()
     if result.exit_status is None:
         result.warnings.append(f"the command still runs, as process {child.pid}")
+
+
+def _remove(path: str) -> None:
+    recording = Path(path)
+    if recording.is_file() and not recording.is_symlink():
+        recording.unlink()
 
 
 def _process_of(tid: int, proc: str) -> int:

@@ -49,6 +49,11 @@ class Session:
         self._began_ns = kernel.clock_ns()
         if request.cpu_limit_percent is not None:
             self.result.warnings.append("--cpu-limit is not needed: source pmu stops nothing")
+        if any(s.attr.dialect.name == "O1" and s.attr.precise_ip for s in specs):
+            self.result.warnings.append(
+                "with precise events this kernel takes XMM from the PEBS record and wider "
+                "registers later: wider snapshots are torn unless the CPU has architectural PEBS"
+            )
 
     def write(self, record: bytes) -> None:
         self.writer.write(record)

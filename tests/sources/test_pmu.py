@@ -399,6 +399,23 @@ def test_unsafe_foreign_keeps_them(shared_data: Path, tmp_path: Path) -> None:
     assert metadata(asked.output)["unsafe_foreign"] is True
 
 
+def test_into_a_pipe(
+    shared_data: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = kernel_records(shared_data / "simd" / "kernel-zmm-opmask-both-user.data")
+    kernel = FakeKernel(on_poll=Feeder(made), first_identifier=made.identifier)
+    asked = request(tmp_path, sets=("intr", "user"), output="-")
+    # pytest's own stand-in for stdout has no descriptor.
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(os.dup(1), "w") as stdout:
+        patch.setattr("sys.stdout", stdout)
+        result = source(kernel, tmp_path, cpus=(0,)).record(asked)
+    out = capfdbinary.readouterr().out
+    assert out[:16] == b"PERFILE2" + struct.pack("<Q", 16)
+    records = [out[16:][at : at + size] for at, size in walk(out[16:])]
+    assert b"".join(r for r in records if kind_of(r) < FIRST_TOOL_RECORD) == made.data
+    assert result.samples == len(made.samples)
+
+
 def test_redaction_writes_no_register(shared_data: Path, tmp_path: Path) -> None:
     made = kernel_records(shared_data / "simd" / "kernel-zmm-opmask-both-user.data")
     kernel = FakeKernel(on_poll=Feeder(made), first_identifier=made.identifier)
@@ -681,6 +698,15 @@ def test_metadata(tmp_path: Path) -> None:
     assert result.warnings == ["--cpu-limit is not needed: source pmu stops nothing"]
 
 
+def test_mixed_sources_of_precise_events_are_announced(tmp_path: Path) -> None:
+    """The overlay for 6.18 takes XMM from the PEBS record and the rest when the interrupt comes."""
+    kernel = FakeKernel(OVERLAY_6_18, on_poll=end_at_once)
+    asked = request(tmp_path, events=(event(precise_ip=1),))
+    result = source(kernel, tmp_path, cpus=(0,)).record(asked)
+    assert len(result.warnings) == 1
+    assert "are torn" in result.warnings[0]
+
+
 def test_architectural_pebs_is_told_by_a_precise_ymm() -> None:
     all_of_it = frozenset({"gpr", "xmm", "ymm", "zmm", "opmask", "egpr", "ssp"})
     arch = Model(precise_max=3, pebs=all_of_it)
@@ -717,6 +743,7 @@ def test_a_command_that_cannot_be_executed(tmp_path: Path) -> None:
     script.chmod(0o755)
     with pytest.raises(TargetError, match="cannot start"):
         run_real(tmp_path, str(script))
+    assert not (tmp_path / "out.data").exists()
 
 
 def test_a_child_never_released_ends_by_itself(tmp_path: Path) -> None:
