@@ -22,7 +22,7 @@ from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.blocks import RecordBlock
 from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.gather import ALL_COLUMNS, SetColumns
-from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, gather, ragged, words_of
+from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, gather, peek, ragged, words_of
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
 from perfxmm.snapshots.walk import Walk, walk_samples
 
@@ -264,7 +264,7 @@ class _BatchBuilder:
     def _walk(self, event: int, plan: LayoutPlan, walk: Walk, rows: I64 | None) -> None:
         place = slice(None) if rows is None else rows
         self.event[place] = event
-        head = gather(self.words, walk.start, plan.fixed_words)
+        head = peek(self.words, walk.start, plan.fixed_words, walk.stride)
         for name, column in (("ip", self.ip), ("time", self.time_ns), ("period", self.period)):
             if name in plan.fixed:
                 column[place] = head[:, plan.fixed[name]]

@@ -74,6 +74,7 @@ class SetColumns:
         """Adds samples whose sets have the same layout: `some` of the walk's, or all of them."""
         at = walk.at[self.name] if some is None else walk.at[self.name][some]
         one = 0 if some is None else int(some[0])
+        stride = walk.stride if some is None else None
         target: I64 | slice
         if some is None:
             target = slice(None) if rows is None else rows
@@ -82,9 +83,9 @@ class SetColumns:
         self.gpr_mask[target] = plan.gpr_mask
         body = at + 1
         if plan.gpr_ids and "gprs" in self.columns:
-            self._put_gprs(gather(words, body, plan.words), plan, target)
+            self._put_gprs(gather(words, body, plan.words, stride), plan, target)
         if plan.xmm_registers:
-            self._put_legacy(words, body, plan, target)
+            self._put_legacy(words, body, stride, plan, target)
         if not int(walk.abi[self.name][one]) & 4:
             return
         header = int(walk.header[self.name][one])
@@ -100,14 +101,16 @@ class SetColumns:
         if qwords:
             self.vector_mask[target] = sum(1 << r for r in registers)
             if "vectors" in self.columns:
-                values = gather(words, body, nr * qwords).reshape(len(at), nr, qwords)
+                values = gather(words, body, nr * qwords, stride).reshape(len(at), nr, qwords)
                 self._put_vectors(values, registers, target)
         if pred_qwords:
             predicates = plan.pred_registers[:nr_pred]
             self.delivered_predicates[target] = nr_pred
             self.predicate_mask[target] = sum(1 << r for r in predicates)
             if "predicates" in self.columns and nr_pred:
-                values = gather(words, body + int(stored) * qwords, nr_pred * pred_qwords)
+                values = gather(
+                    words, body + int(stored) * qwords, nr_pred * pred_qwords, stride
+                )
                 self._put_predicates(values, predicates, target)
 
     def _put_gprs(self, values: U64, plan: SetPlan, target: I64 | slice) -> None:
@@ -129,7 +132,9 @@ class SetColumns:
         else:
             self.gprs[target[:, None], columns] = picked
 
-    def _put_legacy(self, words: U64, body: I64, plan: SetPlan, target: I64 | slice) -> None:
+    def _put_legacy(
+        self, words: U64, body: I64, stride: int | None, plan: SetPlan, target: I64 | slice
+    ) -> None:
         registers, places = plan.xmm_registers, plan.xmm_words
         self.vector_mask[target] = sum(1 << r for r in registers)
         self.delivered_vectors[target] = len(registers)
@@ -137,7 +142,7 @@ class SetColumns:
         if "vectors" not in self.columns:
             return
         first, width = places[0], places[-1] + 2 - places[0]
-        values = gather(words, body + first, width)
+        values = gather(words, body + first, width, stride)
         if width != 2 * len(registers):
             halves = [place - first + half for place in places for half in (0, 1)]
             values = values[:, halves]

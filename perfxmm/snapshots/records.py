@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.lib.stride_tricks import sliding_window_view
 
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.snapshots.batch import I64, U8, U64
 
 WORD_BYTES = 8
+ALL_BITS = 0xFFFFFFFFFFFFFFFF
 
 
 class SampledEvent(Protocol):
@@ -44,20 +45,53 @@ def words_of(buffer: U8, offsets: I64, sizes: I64) -> tuple[U64, I64]:
     return packed.view("<u8"), starts // WORD_BYTES
 
 
-def gather(words: U64, at: I64, width: int) -> U64:
-    """uint64 [len(at), width]: `width` words from each place in `at`, which must all exist."""
+def stride_of(at: I64) -> int:
+    """The distance of places that are all equally far apart, ascending; 0 where they are not."""
+    if len(at) < 2:
+        return 0
+    stride = int(at[1] - at[0])
+    even = stride > 0 and bool(np.all(at[1:] - at[:-1] == stride))
+    return stride if even else 0
+
+
+def gather(words: U64, at: I64, width: int, stride: int | None = None) -> U64:
+    """uint64 [len(at), width]: `width` words from each place in `at`, which must all exist.
+
+    stride: stride_of(at) where the caller knows it.
+    """
     if len(at) == 0 or width == 0:
         return np.zeros((len(at), width), np.uint64)
-    if len(at) > 1:
-        stride = int(at[1] - at[0])
+    if stride is None:
+        stride = stride_of(at)
+    if stride:
         # Equal records behind each other: a strided view copies faster than an index.
-        if stride > 0 and bool(np.all(np.diff(at) == stride)):
-            step = words.strides[0]
-            view = as_strided(
-                words[int(at[0]):], (len(at), width), (stride * step, step), writeable=False
-            )  # fmt: skip
-            return np.array(view)  # a copy even where the view is contiguous
+        return np.array(_strided(words, int(at[0]), len(at), width, stride))
     return sliding_window_view(words, width)[at]
+
+
+def peek(words: U64, at: I64, width: int, stride: int | None) -> U64:
+    """As gather, but where it can be a view of `words`: for a few columns out of many."""
+    if stride and len(at):
+        return _strided(words, int(at[0]), len(at), width, stride)
+    return gather(words, at, width, stride)
+
+
+def all_equal(words: U64, at: I64, value: int, mask: int, stride: int) -> bool:
+    """Whether the word at each place is `value`, as far as `mask` goes. stride as for gather."""
+    if stride:
+        found = _strided(words, int(at[0]), len(at), 1, stride)
+    else:
+        found = words[at]
+    if mask != ALL_BITS:
+        found = found & np.uint64(mask)
+    return bool(np.all(found == np.uint64(value & mask)))
+
+
+def _strided(words: U64, first: int, count: int, width: int, stride: int) -> U64:
+    step = words.strides[0]
+    return np.ndarray(
+        (count, width), words.dtype, words, first * step, (stride * step, step)
+    )  # fmt: skip
 
 
 def ragged(words: U64, at: I64, counts: I64, width: int = 1) -> tuple[I64, U64]:

@@ -15,13 +15,12 @@ import numpy.typing as npt
 
 from perfxmm.kernel.layout import FieldKind, FieldPlan, LayoutPlan, SetPlan
 from perfxmm.snapshots.batch import I64, U64, Bool
-from perfxmm.snapshots.records import WORD_BYTES, gather
+from perfxmm.snapshots.records import ALL_BITS, WORD_BYTES, all_equal, stride_of
 
 # perf_sample_regs_abi: none, 32, 64, and the latter two with SIMD (kernel.constants.REGS_ABI_*).
 SIMD_ABIS = np.array([True, True, True, False, False, True, True, False])
 PLAIN_ABIS = np.array([True, True, True, False, False, False, False, False])
 POSSIBLE_QWORDS = np.array([True, False, True, False, True, False, False, False, True, False])
-ALL_BITS = 0xFFFFFFFFFFFFFFFF
 RAW_SIZE = 0xFFFFFFFF  # RAW begins with a u32; its payload shares the word
 # With fewer samples than this it does not pay to look for one layout in all of them.
 ALIKE_LEAST = 8
@@ -40,7 +39,8 @@ class Walk:
     abi, header: register set name -> abi, and the SIMD header packed as in RegisterSet.header.
     stored: register set name -> vectors in the payload, which may be more than the header says.
     damage: rows that were not sound, and why.
-    alike: every sample has the same layout as the first.
+    alike: every sample has the same layout as the first. stride: and is so many words behind the
+        one before it; 0: it is not; None: not known.
     """
 
     row: I64
@@ -53,6 +53,7 @@ class Walk:
     stored: dict[str, I64] = field(default_factory=dict)
     damage: list[tuple[I64, str]] = field(default_factory=list)
     alike: bool = False
+    stride: int | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -69,28 +70,26 @@ def walk_samples(
     if len(start) >= ALIKE_LEAST and bool(np.all(end - start == end[0] - start[0])):
         pioneer = _Walker(words, start[:1], end[:1], full_payload)
         first = pioneer.go(plan)
-        if len(first) and all(_same(words, start, *seen) for seen in pioneer.seen):
-            return _repeated(first, start, end)
+        stride = stride_of(start)
+        if len(first) and all(
+            all_equal(words, start + (place - int(start[0])), value, mask, stride)
+            for place, value, mask in pioneer.seen
+        ):
+            return _repeated(first, start, end, stride)
     return _Walker(words, start, end, full_payload).go(plan)
 
 
-def _same(words: U64, start: I64, place: int, value: int, mask: int) -> bool:
-    """Whether every sample has `value` at `place`, as far as `mask` goes."""
-    found = gather(words, start + (place - int(start[0])), 1)
-    return bool(np.all(found & np.uint64(mask) == np.uint64(value & mask)))
-
-
-def _repeated(first: Walk, start: I64, end: I64) -> Walk:
+def _repeated(first: Walk, start: I64, end: I64, stride: int) -> Walk:
     """The walk of one sample as that of all, whose lengths are known to be the same."""
     n, origin = len(start), int(first.start[0])
     return Walk(
         row=np.arange(n), start=start, end=end,
         at={name: start + (int(at[0]) - origin) for name, at in first.at.items()},
-        count={name: np.full(n, count[0]) for name, count in first.count.items()},
-        abi={name: np.full(n, abi[0]) for name, abi in first.abi.items()},
-        header={name: np.full(n, header[0]) for name, header in first.header.items()},
-        stored={name: np.full(n, stored[0]) for name, stored in first.stored.items()},
-        alike=True,
+        count={name: np.broadcast_to(count, n) for name, count in first.count.items()},
+        abi={name: np.broadcast_to(abi, n) for name, abi in first.abi.items()},
+        header={name: np.broadcast_to(header, n) for name, header in first.header.items()},
+        stored={name: np.broadcast_to(stored, n) for name, stored in first.stored.items()},
+        alike=True, stride=stride,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def main() -> int:
         size = write_recording(path, args.samples)
         if decode_columns(path) != args.samples:
             raise SystemExit("samples were lost in decoding")
-        columns_s = best_of(args.runs + 2, lambda: decode_columns(path))
+        columns_s = best_of(10 * args.runs, lambda: decode_columns(path))
         rows = [
             Row("decode to columns, million samples/s", args.samples / columns_s / 1e6, "M/s",
                 note=f"{args.samples} samples, {size / 2**20:.1f} MiB"),
