@@ -233,6 +233,12 @@ def _denied(context: OpenContext, situation: Situation) -> Explanation:
             f"the target belongs to uid {target.uid}, this is uid {situation.uid}",
             "record as that user, or with CAP_PERFMON and CAP_SYS_PTRACE",
         )  # fmt: skip
+    if context.pid > 0 and target is not None and not situation.has("CAP_SYS_PTRACE"):
+        return Explanation(
+            PermissionDenied,
+            "the target is setuid, has file capabilities or made itself undumpable",
+            "CAP_PERFMON and CAP_SYS_PTRACE",
+        )
     if situation.seccomp == 2:
         return Explanation(
             PermissionDenied,

@@ -133,6 +133,14 @@ def test_another_users_process(tmp_path: Path) -> None:
     assert "pid 77" in str(error)
 
 
+def test_an_undumpable_process_of_ones_own(tmp_path: Path) -> None:
+    machine = situation(tmp_path, paranoid=2, tasks={77: task_status(uid=1000)})
+    context = OpenContext("cycles", USER_ONLY, 77, -1, target=task_facts(77, tmp_path))
+    error = explain_open(OSError(errno.EACCES, ""), context, machine)
+    assert "undumpable" in error.why
+    assert error.next_step == "CAP_PERFMON and CAP_SYS_PTRACE"
+
+
 # errno | attr | cpu | exact type, exit code, words of why, words of the next step
 REFUSED = [
     (errno.ENOSYS, USER_ONLY, -1, NotSupportedBySyscall, 4, "without perf events", "interrupt"),
