@@ -13,8 +13,7 @@ import numpy.typing as npt
 from perfxmm import coherence
 from perfxmm.analysis.account import Account
 from perfxmm.analysis.filters import Filters
-from perfxmm.analysis.instructions import CODE_OFFSET, Instructions
-from perfxmm.analysis.names import NameTables
+from perfxmm.analysis.names import CODE_OFFSET, NameTables
 from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, withhold
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
@@ -33,6 +32,8 @@ from perfxmm.snapshots.gather import ALL_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from perfxmm.analysis.instructions import Instructions
 
 BATCH_SAMPLES = 8192
 # A thread made by this one is a kernel thread (kernel/kthread.c names it so).
@@ -61,7 +62,7 @@ class Recording:
         self._timeline = Timeline(places or Places(archives=_archives(self.path)))
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
-        self._instructions = Instructions(self._timeline)
+        self._instructions: Instructions | None = None
         self._fed = 0
         self._kernel_tids: set[int] = set()
         self._contexts = tuple(event_context(event.attr) for event in self.events)
@@ -121,6 +122,11 @@ class Recording:
     @property
     def instructions(self) -> Instructions:
         """What the code at a batch's IPs says: element types, cryptography, call chains."""
+        if self._instructions is None:
+            # A disassembler is a lot to import for those who never look at code.
+            from perfxmm.analysis.instructions import Instructions
+
+            self._instructions = Instructions(self._timeline)
         return self._instructions
 
     def snapshots(

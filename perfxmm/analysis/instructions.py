@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxmm.analysis.lanes import ELEMENTS
+from perfxmm.analysis.names import CODE_OFFSET
 from perfxmm.analysis.shown import attributed_ip
 from perfxmm.coherence.model import Bool, SnapshotBatch
 from perfxmm.program import code
 from perfxmm.program.timeline import Timeline
 
-# SnapshotBatch.extra key: file offset of the attributed IP in its DSO, filled in by Recording.
-CODE_OFFSET = "code_offset"
 _KERNEL_HALF = np.uint64(1 << 63)
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 CPUMODE_NAMES: tuple[str, ...] = (
     "unknown", "kernel", "user", "hypervisor", "guest_kernel", "guest_user", "unknown", "unknown",
 )  # fmt: skip
+# SnapshotBatch.extra key: file offset of the attributed IP in its DSO, filled in by Recording.
+CODE_OFFSET = "code_offset"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,14 +150,15 @@ def withhold(registers: RegisterSet, policy: Policy) -> None:
     After this a zero may mean "withheld": read `Policy.visible(registers.verdict)` first.
     """
     visible = policy.visible(registers.verdict)
-    if visible.all():
+    hidden = delivered_classes(registers) & ~visible
+    if not hidden.any():
         return
     registers.gprs = np.where(visible[:, GPR, None], registers.gprs, np.uint64(0))
     if registers.predicates.shape[1]:
         registers.predicates = np.where(
             visible[:, OPMASK, None], registers.predicates, np.uint64(0)
         )
-    if registers.vectors.shape[1] and not visible[:, XMM : ZMM + 1].all():
+    if registers.vectors.shape[1] and hidden[:, XMM : ZMM + 1].any():
         keep = present_words(registers, visible)
         registers.vectors = np.where(keep, registers.vectors, np.uint64(0))
 

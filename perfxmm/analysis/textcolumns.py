@@ -4,26 +4,43 @@ Text is built as one uint8 matrix per bounded run of rows. A field is a matrix [
 or UTF-8 bytes in which byte 0 means "nothing here": leading zeros, the tail of a shorter string, a
 field this row does not have. `squeeze` drops those bytes, and what is left is the text. Real text
 therefore never holds a 0 byte; strings from a recording are escaped before they come here.
+
+Dropping bytes costs more than everything else together. Where a format allows blanks, PAD marks a
+place for them: the short fields around it are squeezed and filled up to one length for all rows,
+and the long fixed ones (registers) are only copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
-# A piece of a row: the same bytes in every row, or one matrix [n, width].
-Piece = bytes | U8
 
-# Rows are built in runs of about this many bytes: they stay in the second-level cache.
-RUN_BYTES = 1 << 20
+
+class Pad(Enum):
+    """The type of PAD."""
+
+    PAD = 0
+
+
+# A piece of a row: the same bytes in every row, one matrix [n, width], or a place for blanks.
+PAD = Pad.PAD
+Piece = bytes | U8 | Pad
+
+# Rows are built in runs of about this many bytes: small enough for the caches, large enough that
+# the cost of a numpy call does not count.
+RUN_BYTES = 2 << 20
 
 _HEX_BYTES = np.array([b"%02x" % n for n in range(256)]).view(np.uint16)
 _DEC_DIGITS = np.array([b"%04d" % n for n in range(10_000)]).view(np.uint32)
-_ZERO = np.uint8(ord("0"))
+_ZERO, _BLANK = np.uint8(ord("0")), np.uint8(ord(" "))
+# Pieces from this many bytes on are copied on their own.
+_LONG = 64
 # Row k keeps the last k of 16 digits.
 _HEX_MASKS = np.frombuffer(
     b"".join(b"\0" * (16 - k) + b"\xff" * k for k in range(17)), np.uint64
@@ -143,18 +160,17 @@ def word_block(
 
 
 def assemble(pieces: Iterable[Piece], n: int) -> U8:
-    """Pieces side by side: uint8 [n, total width]."""
-    items = list(pieces)
-    widths = [len(p) if isinstance(p, bytes) else p.shape[1] for p in items]
-    out = np.empty((n, sum(widths)), np.uint8)
-    at = 0
-    for piece, width in zip(items, widths, strict=True):
-        if isinstance(piece, bytes):
-            out[:, at : at + width] = np.frombuffer(piece, np.uint8)
+    """Pieces side by side: uint8 [n, total width]. Around a PAD no byte of a row is 0."""
+    out: list[bytes | U8] = []
+    around: list[Piece] = []
+    for piece in pieces:
+        if not isinstance(piece, Pad) and _width(piece) >= _LONG and _whole(piece):
+            out += _padded(around, n)
+            out.append(piece)
+            around = []
         else:
-            out[:, at : at + width] = piece
-        at += width
-    return out
+            around.append(piece)
+    return _side_by_side(out + _padded(around, n), n)
 
 
 def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
@@ -170,8 +186,48 @@ def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
 
 def squeeze(matrix: U8) -> bytes:
     """The text of all rows: every byte that is not 0, row after row."""
-    text: bytes = matrix[matrix != 0].tobytes()
+    there = matrix.view(np.bool_) if matrix.flags.c_contiguous else matrix != 0
+    text: bytes = matrix.tobytes() if there.all() else matrix[matrix != 0].tobytes()
     return text
+
+
+def _padded(pieces: list[Piece], n: int) -> list[bytes | U8]:
+    """The pieces as they are, or, where there is a PAD, as one matrix without 0 bytes."""
+    plain = [piece for piece in pieces if not isinstance(piece, Pad)]
+    if len(plain) == len(pieces) or all(_whole(piece) for piece in plain):
+        return plain
+    before = _side_by_side(plain, n)
+    length = np.count_nonzero(before, axis=1)
+    longest = int(length.max()) if n else 0
+    missing = longest - length
+    place = next(k for k, piece in enumerate(pieces) if isinstance(piece, Pad))
+    at = sum(_width(p) for p in pieces[:place] if not isinstance(p, Pad))
+    blanks = np.arange(int(missing.max()) if n else 0) < missing[:, None]
+    filled = np.concatenate(
+        [before[:, :at], np.where(blanks, _BLANK, np.uint8(0)), before[:, at:]], axis=1
+    )
+    return [filled[filled != 0].reshape(n, longest)]
+
+
+def _side_by_side(pieces: Sequence[bytes | U8], n: int) -> U8:
+    out = np.empty((n, sum(_width(piece) for piece in pieces)), np.uint8)
+    at = 0
+    for piece in pieces:
+        width = _width(piece)
+        if isinstance(piece, bytes):
+            out[:, at : at + width] = np.frombuffer(piece, np.uint8)
+        else:
+            out[:, at : at + width] = piece
+        at += width
+    return out
+
+
+def _width(piece: bytes | U8) -> int:
+    return len(piece) if isinstance(piece, bytes) else int(piece.shape[1])
+
+
+def _whole(piece: bytes | U8) -> bool:
+    return isinstance(piece, bytes) or bool(piece.all())
 
 
 def runs(n: int, row_bytes: int) -> Iterator[slice]:

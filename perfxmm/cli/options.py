@@ -147,7 +147,7 @@ def close(recording: Recording, policy: Policy) -> None:
     sys.stdout.flush()
     for note in recording.notes:
         say(note)
-    line = closing_line(recording.account, unsafe_foreign=policy.unsafe_foreign)
+    line = closing_line(recording.account, policy)
     if line:
         say(line)
     damage = recording.damage

@@ -94,7 +94,7 @@ def script(
             wanted = [*wanted, "regs"]
         writer = ScriptText(
             names, policy, wanted, view, msb_first, selection, element_of,
-            recording.instructions.chain_names,
+            recording.instructions.chain_names if "chain" in wanted else None,
         )  # fmt: skip
         if "chain" in wanted:
             columns.add("chain")

@@ -155,7 +155,7 @@ class JsonLines:
             pieces.append(b"null")
         pieces += [b',"gpr":{', *_gprs(registers, own, self.names.gpr_names, rows)]
         bits = own.qwords * 64 if own.vector_mask else 0
-        pieces.append(b'},"vector_bits":%d,"vector":[' % bits)
+        pieces += [b"},", text.PAD, b'"vector_bits":%d,"vector":[' % bits]
         pieces += _vectors(registers, own, rows)
         pieces += [b'],"opmask":[', *_opmasks(registers, own, rows), b"]"]
         pieces += [b',"verdict":', _verdicts(registers, rows)]
@@ -169,8 +169,7 @@ class JsonLines:
             pieces.append(b"]}")
         if self.redaction.statistics:
             pieces += [b',"stats":', statistics_text(registers, self.policy, rows)]
-        pieces.append(b"}")
-        return pieces
+        return [*pieces, text.PAD, b"}"]
 
 
 def _number(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:

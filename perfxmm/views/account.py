@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from perfxmm.analysis.account import Account
+from perfxmm.analysis.shown import Policy
 
 # What is wrong with each, in the order in which it is told.
 _ORDER = ("entry", "torn", "unknown", "foreign", "absent", "late", "coherent")
 
 
-def closing_line(account: Account, *, unsafe_foreign: bool = False) -> str:
+def closing_line(account: Account, policy: Policy) -> str:
     """One line; "" where nothing was hidden, withheld, lost or throttled."""
     parts = []
     hidden = sum(account.hidden.values())
@@ -20,7 +21,7 @@ def closing_line(account: Account, *, unsafe_foreign: bool = False) -> str:
     if account.withheld:
         told = _told(account.withheld)
         parts.append(f"register classes withheld in shown snapshots: {told}")
-    how = _how(account, unsafe_foreign)
+    how = _how(account, policy)
     if account.lost:
         parts.append(f"{account.lost:,} records lost while recording")
     if account.throttled:
@@ -33,12 +34,13 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[name]:,} {name}" for name in _ORDER if counts[name])
 
 
-def _how(account: Account, unsafe_foreign: bool) -> str:
+def _how(account: Account, policy: Policy) -> str:
     names = {*account.hidden, *account.withheld}
-    keep = [name for name in _ORDER if name in names]
-    if not keep:
-        return ""
-    how = f"--keep {','.join(keep)} shows them"
-    if "foreign" in names and not unsafe_foreign:
-        how += ", their foreign values only with --unsafe-foreign"
-    return how
+    keep = [name for name in _ORDER if name in names and name not in policy.keep]
+    steps = []
+    if keep:
+        steps.append(f"--keep {','.join(keep)} shows them")
+    if "foreign" in names and not policy.unsafe_foreign:
+        only = "their foreign values only with" if keep else "the foreign values need"
+        steps.append(f"{only} --unsafe-foreign")
+    return ", ".join(steps)

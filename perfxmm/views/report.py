@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -16,8 +15,7 @@ _KEY_TITLES = {"symbol": "Symbol (object)", "dso": "Object", "comm": "Command", 
 def report_table(report: Report) -> Table:
     """One row per rank: share with its 95 % interval, width in use, lanes by kind, verdicts."""
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
-        header_style="bold",
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
     )  # fmt: skip
     table.add_column("Share", justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)

@@ -134,6 +134,7 @@ class ScriptText:
             pieces += [text.right_aligned(text.decimal(batch.period[rows]), 10), b" "]
         if "event" in has:
             pieces += [self._tables["event"].rows(batch.event[rows]), b": "]
+        pieces.append(text.PAD)
         if "ip" in has:
             pieces += [text.right_aligned(text.hex_minimal(ip[rows]), _IP_WIDTH), b" "]
         if "sym" in has:
