@@ -48,7 +48,7 @@ class OpenEvents:
     """What is open. fds by event index; `ids` likewise, as PERF_EVENT_IOC_ID gave them.
 
     live: descriptors that may still deliver; those of ended tasks leave it.
-    opened_attrs: the attrs as handed to the kernel. data_pages: the rings' real size.
+    opened_attrs: the attrs as handed to the kernel. data_pages: the smallest ring's real size.
     """
 
     kernel: Kernel
@@ -79,6 +79,11 @@ class OpenEvents:
         except BaseException:
             self.close()
             raise
+        if self.data_pages != data_pages:
+            self.warnings.append(
+                f"rings have {self.data_pages} pages instead of {data_pages}: more memory may not "
+                "be locked (kernel.perf_event_mlock_kb, ulimit -l, or CAP_IPC_LOCK)"
+            )
 
     def _open_event(
         self, event: PlannedEvent, targets: Sequence[int], cpus: Sequence[int]
@@ -121,7 +126,6 @@ class OpenEvents:
         if shared is not None:
             self.kernel.ioctl(fd, IOC_SET_OUTPUT, shared.fd)
             return
-        asked = self.data_pages
         while True:
             try:
                 memory = self.kernel.map_ring(fd, self.data_pages)
@@ -131,11 +135,6 @@ class OpenEvents:
                 if error.errno not in (errno.EPERM, errno.ENOMEM) or self.data_pages == 1:
                     raise explain_mmap(error, self.data_pages, self.situation) from error
                 self.data_pages //= 2
-        if self.data_pages != asked:
-            self.warnings.append(
-                f"rings have {self.data_pages} pages instead of {asked}: more memory may not be "
-                "locked (kernel.perf_event_mlock_kb, ulimit -l, or CAP_IPC_LOCK)"
-            )
         ring = RingBuffer(memory, page_bytes=self.kernel.page_bytes)
         self.rings[key] = MappedRing(memory, ring, fd)
 
