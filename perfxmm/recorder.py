@@ -187,7 +187,9 @@ def _cpus(text: str) -> tuple[int, ...]:
 
 
 def _events(texts: Sequence[str]) -> list[ResolvedEvent]:
-    catalogue = Catalogue()
+    from perfxmm.kernel.pybinding import HERE
+
+    catalogue = Catalogue(vendor=HERE.encodings)
     wanted = texts or ["cycles" if catalogue.cores else "task-clock"]
     return [event for text in wanted for event in resolve(text, catalogue)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ UNBOUNDED_COLUMNS = 4096
 DEFAULT_COLUMNS = 80
 # Work that ends before this many seconds shows no progress bar.
 PROGRESS_AFTER_S = 1.0
+_TRAILING = re.compile(r" +(?=\n)")
 
 
 def width_of(stream: TextIO, environment: Mapping[str, str] | None = None) -> int:
@@ -96,12 +98,31 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
             bar.stop()
 
 
+class _Trimmed:
+    """A stream without the blanks that tables are padded with at the ends of lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_TRAILING.sub("", text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
+    # On a terminal colours may end the line, and nobody sees the blanks.
+    file: Any = stream if stream.isatty() else _Trimmed(stream)
     # NO_COLOR and TERM=dumb are rich's own business; the width is set here, because rich takes
     # 80 columns off a terminal and on a dumb one.
     return Console(
-        file=stream, width=width_of(stream), highlight=False, markup=False, emoji=False,
+        file=file, width=width_of(stream), highlight=False, markup=False, emoji=False,
         force_jupyter=False,
     )  # fmt: skip

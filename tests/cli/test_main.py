@@ -266,6 +266,12 @@ def test_write_json(capsys: pytest.CaptureFixture[str]) -> None:
         console.write_json(float("nan"))
 
 
+def test_no_blanks_at_the_ends_of_lines() -> None:
+    done = run("doctor")
+    assert done.stdout.endswith("\n")
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
+
+
 def test_talk_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     console.say("a\x1bb")
     console.talk().print("talk")
