@@ -109,10 +109,19 @@ class Catalogue:
     def cores(self) -> list[Pmu]:
         return core_pmus(self.pmus)
 
+    @cached_property
+    def aliases(self) -> dict[str, list[Pmu]]:
+        """Named events of all PMUs -> the PMUs that have one of that name."""
+        found: dict[str, list[Pmu]] = {}
+        for pmu in self.pmus.values():
+            for name in pmu.event_names():
+                found.setdefault(name, []).append(pmu)
+        return found
+
     def names(self) -> list[str]:
         """Every event that has a plain name here, tracepoints and vendor names aside."""
-        aliases = [name for pmu in self.pmus.values() for name in pmu.events()]
-        return [*eventnames.HARDWARE, *eventnames.SOFTWARE, *eventnames.cache_names(), *aliases]
+        generic = (*eventnames.HARDWARE, *eventnames.SOFTWARE, *eventnames.cache_names())
+        return [*generic, *self.aliases]
 
 
 def resolve(text: str, catalogue: Catalogue | None = None) -> list[ResolvedEvent]:
@@ -169,7 +178,7 @@ def _is_known(name: str, catalogue: Catalogue) -> bool:
     return (
         name in eventnames.HARDWARE or name in eventnames.SOFTWARE
         or eventnames.cache_config(name) is not None or _RAW.fullmatch(name) is not None
-        or any(name in pmu.events() for pmu in catalogue.pmus.values())
+        or name in catalogue.aliases
     )  # fmt: skip
 
 
@@ -192,7 +201,7 @@ def _plain(
     ):
         if config is not None:
             return _on_cores(token, name, draft, kind, config, modifiers, catalogue)
-    by_alias = [pmu for pmu in catalogue.pmus.values() if name in pmu.events()]
+    by_alias = catalogue.aliases.get(name, [])
     if by_alias:
         joined = f"{name},{terms}" if terms else name
         return [_on_pmu(token, pmu, joined, modifiers, catalogue) for pmu in by_alias]
