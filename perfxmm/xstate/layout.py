@@ -60,10 +60,15 @@ class Layout:
     source: str = ""
 
     def to_json(self) -> dict[str, list[int]]:
-        """Component number -> [offset, size_bytes], with CPUID's flags third where not 0."""
+        """Component number -> [offset, size_bytes] in the standard format.
+
+        Supervisor components have no place there and are left out, with them CPUID's flags: a
+        layout from a recording reads standard images, which need neither.
+        """
         return {
-            str(n): [p.offset, p.size_bytes, *([p.flags] if p.flags else [])]
+            str(n): [p.offset, p.size_bytes]
             for n, p in sorted(self.places.items())
+            if not p.flags & FLAG_SUPERVISOR
         }
 
     @staticmethod
@@ -72,7 +77,7 @@ class Layout:
         places: dict[int, Place] = {}
         for key, row in data.items():
             number = int(key)
-            if not 2 <= number < 63 or len(row) not in (2, 3) or min(row) < 0:
+            if not 2 <= number < 63 or len(row) != 2 or min(row) < 0:
                 raise ValueError(f"component {key!r} has no valid place: {row!r}")
             places[number] = Place(*row)
         return Layout(places, xcr0, "recording")

@@ -103,6 +103,9 @@ class SampleAssembler:
         self._full = np.array([*head, *gprs, *header, *(plan.index + image)], np.intp)
         self._bare = np.array(head, np.intp)  # abi 0: nothing follows it
         self._values = not redact_values
+        # The kernel's hrtimer events go on reporting their first period after PERF_EVENT_IOC_PERIOD
+        # (perf_swevent_hrtimer takes hw.last_period): for clocks we know better. 0: not a clock.
+        self.clock_periods = [e.period() if e.clock else 0 for e in events]
         self.out: U64 = np.zeros(OUT_WORDS + _SPARE_WORDS, np.uint64)
         self._o = self.out.data.cast("B").cast("Q")
         self._at = 0
@@ -171,6 +174,8 @@ class SampleAssembler:
         end = at + length + len(index)
         out[at] = out[at] & _LOW48 | (end - at) << 51
         out[at + 1] = event + 1
+        if self.clock_periods[event]:
+            out[at + PERIOD] = self.clock_periods[event]
         np.take(self.scratch, index, out=self.out[at + length : end], mode="clip")
         now = out[at + TIME]
         self.last_ns = now

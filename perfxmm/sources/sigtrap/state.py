@@ -160,6 +160,8 @@ class TraceState:
         for thread in active:
             thread.active = False
         if active and (self.governor.feed(share) | self._trim(active)):
+            factor = self.governor.factor
+            self.assembler.clock_periods = [e.period(factor) if e.clock else 0 for e in self.events]
             periods = self.periods()
             for thread in self.threads.values():
                 retime_events(thread, self.kernel, periods)

@@ -92,9 +92,11 @@ def launch(request: RecordRequest, inherited: Inherited) -> Target:
     try:
         ptrace.seize(pid, options)
     except OSError as error:
+        # Explained while the child is still there to be looked at.
+        explained = explain_ptrace(error, pid, survey())
         target.abandon()
         os.waitpid(pid, 0)
-        raise explain_ptrace(error, pid, survey()) from error
+        raise explained from error
     return target
 
 

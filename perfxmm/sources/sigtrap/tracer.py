@@ -135,7 +135,7 @@ def _record(
             session.let_go(target)
     session.close(failure, reports)
     signal.setitimer(signal.ITIMER_REAL, 0, 0)
-    if target is not None and target.root and not requests.ended:
+    if session.state is not None and target is not None and target.root and not requests.ended:
         _await_command(session.state, target.root, flags, requests, reports, request.options)
 
 

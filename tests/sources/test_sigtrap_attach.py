@@ -1,0 +1,313 @@
+"""Attaching to what runs, letting it go, and every way in which a recorder may die."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy
+import pytest
+from support.recorded import load, request
+from support.workloads import workload
+
+from perfxmm.errors import PermissionDenied, TargetError
+from perfxmm.kernel.constants import RecordType
+from perfxmm.sources.sigtrap import SigtrapSource
+
+SOURCE = SigtrapSource()
+TESTS = Path(__file__).resolve().parent.parent
+# Records as a process of its own: argv is output, pid, Hz.
+RECORDER = (
+    "import sys; sys.path[:0] = sys.argv[1].split(':');"
+    "from support.recorded import request;"
+    "from perfxmm.sources.sigtrap import SigtrapSource;"
+    "r = SigtrapSource().record(request(sys.argv[2], pids=(int(sys.argv[3]),),"
+    " hz=int(sys.argv[4])), progress=lambda n, s: print(n, flush=True));"
+    "print('done', r.samples, r.interrupted)"
+)
+
+
+@contextmanager
+def running(*arguments: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A target that says "ready" and runs until it is killed."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def target() -> Iterator[subprocess.Popen[str]]:
+    with running(workload("family.c"), "wait") as process:
+        yield process
+
+
+def recorder(output: Path, pid: int, hz: int = 997) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RECORDER, f"{TESTS.parent}:{TESTS}", str(output), str(pid), str(hz)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def status(pid: int) -> dict[str, str]:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return {k: v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
+
+
+def wait_until_free(pid: int, seconds: float = 10.0) -> None:
+    """Until nobody traces any of the process's threads."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        tids = os.listdir(f"/proc/{pid}/task")
+        if all(status(int(t))["TracerPid"] == "0" for t in tids):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{pid} is still traced")
+
+
+def assert_unharmed(process: subprocess.Popen[str], threads: int = 4) -> None:
+    assert process.poll() is None
+    pids = os.listdir(f"/proc/{process.pid}/task")
+    assert len(pids) == threads
+    for tid in pids:
+        said = status(int(tid))
+        assert said["State"][0] in "RS"
+        assert int(said["SigPnd"], 16) == 0
+        assert int(said["SigBlk"], 16) == 0
+    assert int(status(process.pid)["ShdPnd"], 16) == 0
+
+
+def test_attach_samples_every_thread(tmp_path: Path) -> None:
+    with target() as process:
+        result = SOURCE.record(request(tmp_path / "a", pids=(process.pid,), duration_s=0.7))
+        assert_unharmed(process)
+        assert result.exit_status is None
+        got = load(tmp_path / "a")
+        tids = {int(t) for t in os.listdir(f"/proc/{process.pid}/task")}
+        assert set(got.column("tid").tolist()) == tids
+        assert set(got.column("pid").tolist()) == {process.pid}
+        assert got.counts[RecordType.COMM] == 4
+        assert got.counts[RecordType.MMAP2] >= 3
+        assert got.result["stopped_by"] == "duration"
+
+
+def test_attach_to_one_thread(tmp_path: Path) -> None:
+    with target() as process:
+        tid = max(int(t) for t in os.listdir(f"/proc/{process.pid}/task"))
+        SOURCE.record(request(tmp_path / "a", tids=(tid,), duration_s=0.3))
+        assert_unharmed(process)
+        assert set(load(tmp_path / "a").column("tid").tolist()) == {tid}
+
+
+def test_attach_and_detach_again_and_again(tmp_path: Path) -> None:
+    with target() as process:
+        for n in range(20):
+            SOURCE.record(
+                request(tmp_path / "a", pids=(process.pid,), hz=4000, duration_s=0.06, force=True)
+            )
+            assert process.poll() is None, f"died at cycle {n}"
+        wait_until_free(process.pid)
+        assert_unharmed(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_recorder_killed(tmp_path: Path, number: signal.Signals) -> None:
+    """The tracer outlives it, lets the target go, and finishes the file."""
+    with target() as process:
+        for n in range(5 if number == signal.SIGKILL else 1):
+            out = tmp_path / str(n)
+            with recorder(out, process.pid, hz=2000) as record:
+                while int(record.stdout.readline()) < 100:
+                    pass
+                record.send_signal(number)
+            wait_until_free(process.pid)
+            assert_unharmed(process)
+            assert len(load(out)) >= 100
+        deadline = time.monotonic() + 5
+        while not load(out).reader.complete:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert load(out).result["stopped_by"] in ("interrupted", "recorder gone")
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    with target() as process:
+        with recorder(tmp_path / "a", process.pid) as record:
+            while int(record.stdout.readline()) < 100:
+                pass
+            record.send_signal(signal.SIGINT)
+            said = record.stdout.read().split()
+        assert said[-3] == "done"
+        assert said[-1] == "True"
+        assert_unharmed(process)
+        got = load(tmp_path / "a")
+        assert got.reader.complete
+        assert len(got) == int(said[-2])
+
+
+def tracer_of(pid: int) -> int:
+    return int(status(pid)["TracerPid"])
+
+
+def test_tracer_interrupted_itself(tmp_path: Path) -> None:
+    with target() as process, recorder(tmp_path / "a", process.pid) as record:
+        while int(record.stdout.readline()) < 100:
+            pass
+        os.kill(tracer_of(process.pid), signal.SIGHUP)
+        assert "done" in record.stdout.read()
+        wait_until_free(process.pid)
+        assert_unharmed(process)
+
+
+def test_tracer_killed_is_reported_and_the_file_readable(tmp_path: Path) -> None:
+    """The one thing nobody can help: SIGKILL of the tracer itself may take the target along."""
+    with target() as process, recorder(tmp_path / "a", process.pid) as record:
+        while int(record.stdout.readline()) < 200:
+            pass
+        os.kill(tracer_of(process.pid), signal.SIGKILL)
+        assert "tracer process ended" in record.communicate()[1]
+    got = load(tmp_path / "a")
+    assert not got.reader.complete
+    assert len(got) > 0
+
+
+def test_stopped_target(tmp_path: Path) -> None:
+    with target() as process:
+        process.send_signal(signal.SIGSTOP)
+        result = SOURCE.record(request(tmp_path / "a", pids=(process.pid,), duration_s=0.3))
+        assert result.samples == 0
+        wait_until_free(process.pid)
+        assert status(process.pid)["State"][0] == "T"  # as it was found
+        process.send_signal(signal.SIGCONT)
+        result = SOURCE.record(
+            request(tmp_path / "a", pids=(process.pid,), duration_s=0.3, force=True)
+        )
+        assert result.samples > 20
+        assert_unharmed(process)
+
+
+def test_target_stopped_and_continued_meanwhile(tmp_path: Path) -> None:
+    with target() as process, recorder(tmp_path / "a", process.pid) as record:
+        while int(record.stdout.readline()) < 50:
+            pass
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        assert status(process.pid)["State"][0] in "tT"
+        process.send_signal(signal.SIGCONT)
+        before = int(record.stdout.readline())
+        while int(record.stdout.readline()) < before + 50:
+            pass
+        record.send_signal(signal.SIGINT)
+        record.communicate()
+        assert_unharmed(process)
+
+
+def test_target_that_dies(tmp_path: Path) -> None:
+    with target() as process, recorder(tmp_path / "a", process.pid) as record:
+        while int(record.stdout.readline()) < 50:
+            pass
+        process.kill()
+        said = record.communicate()[0]
+    assert "done" in said
+    got = load(tmp_path / "a")
+    assert got.reader.complete
+    assert got.result["stopped_by"] == "exited"
+
+
+def test_blocked_sigtrap_survives_the_detach(tmp_path: Path) -> None:
+    with running(workload("traps.c"), "blocked", "2") as process:
+        for n in range(2):
+            result = SOURCE.record(
+                request(tmp_path / str(n), pids=(process.pid,), hz=1000, duration_s=0.3)
+            )
+            assert any("blocks SIGTRAP" in w for w in result.warnings)
+            wait_until_free(process.pid)
+            assert int(status(process.pid)["SigBlk"], 16) == 1 << 4
+            assert int(status(process.pid)["SigPnd"], 16) == 0
+        assert process.stdout.read() == "mine 0 others 0\n"
+        assert process.wait() == 0
+
+
+def test_no_such_process(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="does not exist"):
+        SOURCE.record(request(tmp_path / "a", pids=(2**22 - 1,)))
+    assert not (tmp_path / "a").exists()
+
+
+def test_already_traced(tmp_path: Path) -> None:
+    with target() as process, recorder(tmp_path / "a", process.pid) as record:
+        while int(record.stdout.readline()) < 10:
+            pass
+        with pytest.raises(TargetError, match=f"process {tracer_of(process.pid)} traces it"):
+            SOURCE.record(request(tmp_path / "b", pids=(process.pid,)))
+        record.send_signal(signal.SIGINT)
+        record.communicate()
+        assert_unharmed(process)
+
+
+def as_nobody(*arguments: str) -> list[str]:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.geteuid() != 0:
+        pytest.skip("needs root and setpriv to become another user")
+    return [setpriv, "--reuid", "65534", "--regid", "65534", "--clear-groups",
+            "--bounding-set", "-all", "--inh-caps", "-all", *arguments]  # fmt: skip
+
+
+def nobody_python() -> tuple[list[str], str]:
+    """(command, sys.path) of an interpreter that another user may run, skips without one."""
+    packages = str(Path(numpy.__file__).resolve().parent.parent)
+    path = f"{TESTS.parent}:{TESTS}:{packages}"
+    check = (
+        "import subprocess, sys; sys.path[:0] = sys.argv[1].split(':');"
+        "import support.recorded, perfxmm.sources.sigtrap.session;"
+        "subprocess.run([sys.executable, '-c', ''], check=True)"
+    )
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = as_nobody(python, "-c")
+        done = subprocess.run([*command, check, path], capture_output=True, check=False, cwd="/")
+        if done.returncode == 0:
+            return command, path
+    pytest.skip("another user cannot run an interpreter with these packages, or read the checkout")
+
+
+def test_unprivileged(tmp_path: Path) -> None:
+    command, path = nobody_python()
+    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    tmp_path.chmod(0o777)
+    for parent in list(tmp_path.parents)[:3]:
+        if parent != Path("/tmp"):  # noqa: S108
+            parent.chmod(parent.stat().st_mode | 0o055)
+    script = RECORDER.replace("pids=(int(sys.argv[3]),)", "*sys.argv[3].split()")
+    out = tmp_path / "a"
+    done = subprocess.run(
+        [*command, script, path, str(out), f"{workload('family.c')} spin 0.5", "997"],
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    got = load(out)
+    assert len(got) > 200
+    assert got.result["engine"] == ("perf" if paranoid <= 2 else "interrupt")
+    assert out.stat().st_uid == 65534
+
+
+def test_somebody_elses_process(tmp_path: Path) -> None:
+    command, path = nobody_python()
+    with target() as process:
+        done = subprocess.run(
+            [*command, RECORDER, path, "/dev/null", str(process.pid), "997"],
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert PermissionDenied.__name__ in done.stderr
+        assert "belongs to uid 0" in done.stderr
+        assert_unharmed(process)
