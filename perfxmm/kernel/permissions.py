@@ -125,7 +125,7 @@ def explain_ptrace(
 def _ptrace_denied(pid: int, target: TaskFacts, situation: Situation) -> Explanation:
     if target.tracer_pid:
         return Explanation(
-            TargetError,
+            PermissionDenied,
             f"process {target.tracer_pid} traces it already, and a task has one tracer",
             f"end the tracer (see /proc/{target.tracer_pid}/cmdline) or choose another target",
         )  # fmt: skip

@@ -219,7 +219,7 @@ PTRACE = [
      "until reboot", ""),
     (errno.EPERM, {"ptrace_scope": 0}, task_status(uid=0), PermissionDenied,
      "belongs to uid 0", "as that user"),
-    (errno.EPERM, {"ptrace_scope": 1}, task_status(uid=1000, tracer=42), TargetError,
+    (errno.EPERM, {"ptrace_scope": 1}, task_status(uid=1000, tracer=42), PermissionDenied,
      "process 42 traces it already", "/proc/42/cmdline"),
     (errno.EPERM, {"ptrace_scope": 0}, task_status(uid=1000), PermissionDenied,
      "undumpable", "CAP_SYS_PTRACE"),
