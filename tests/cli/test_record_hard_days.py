@@ -202,7 +202,7 @@ def test_process_that_is_traced_already(
             time.sleep(0.05)
         ran = run("record", "-p", str(target.pid), "-o", tmp_path / "second")
         assert ran.code == 3
-        assert "traced" in ran.err
+        assert "traces it already" in ran.err
         assert target.poll() is None
     finally:
         first.send_signal(signal.SIGINT)
