@@ -9,7 +9,10 @@ from perfxmm.analysis.report import Report, ReportRow
 from perfxmm.views.escape import escape_control
 
 _UNKNOWN = "[unknown]"
-_KEY_TITLES = {"symbol": "Symbol (object)", "dso": "Object", "comm": "Command", "tid": "Thread", "ip": "Address"}
+_KEY_TITLES = {
+    "symbol": "Symbol (object)", "dso": "Object", "comm": "Command", "tid": "Thread",
+    "ip": "Address",
+}  # fmt: skip
 
 
 def report_table(report: Report) -> Table:
