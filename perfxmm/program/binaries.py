@@ -20,10 +20,11 @@ from perfxmm.program.symbols import EMPTY, SymbolTable
 
 KERNEL_PATH = "[kernel.kallsyms]"
 VDSO_PATH = "[vdso]"
+VDSO32_PATH = "[vdso32]"  # perf's name for what 32-bit processes get; it is another image
 _DEBUG_DIRECTORY = Path("usr/lib/debug/.build-id")
 _DELETED = " (deleted)"
 # Names that the kernel or perf gives to memory that is backed by no ELF file.
-_NOT_FILES = ("//anon", "[", "/dev/", "/memfd:", "/SYSV", "anon_inode:", "socket:", "inode:")
+_NOT_FILES = ("//anon", "/memfd:", "/SYSV")
 
 
 @dataclass(frozen=True, slots=True)

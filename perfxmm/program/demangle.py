@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from perfxmm.program import rustv0
 
-_RUST_LEGACY = re.compile(r"_ZN((?:\d+[^E]*?)+)17h[0-9a-f]{16}E")
+_RUST_HASH = re.compile(r"17h[0-9a-f]{16}E(?=$|[.@])")
 _RUST_ESCAPE = re.compile(r"\$(u[0-9a-f]+|SP|BP|RF|LT|GT|LP|RP|C)\$")
 _RUST_SIGNS = {
     "SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(", "RP": ")", "C": ",",
@@ -29,7 +29,8 @@ _OPERATOR = re.compile(
     # A template's arguments are set apart: `operator<< <int>`.
     r"(?: (?=<))?"
 )
-_CONVERSION = re.compile(r"operator ")
+_TOKEN = re.compile(r"[()<>{}\[\] ]|(?<!\w)operator(?!\w)")
+_PARENTHESIS = re.compile(r"[()]")
 _PAIRS = {")": "(", ">": "<", "}": "{", "]": "["}
 
 _CACHED_NAMES = 65536
@@ -58,9 +59,9 @@ def demangle(name: str) -> str:
         return rustv0.demangle(name) or name
     if not name.startswith("_Z"):
         return name
-    rust = _RUST_LEGACY.match(name)
-    if rust:
-        path = _rust_path(rust[1])
+    rust = _RUST_HASH.search(name)
+    if rust and name.startswith("_ZN"):
+        path = _rust_path(name[3 : rust.start()])
         if path is not None:
             return path
     runtime = _runtime()
@@ -107,42 +108,39 @@ def bare(whole: str, *, special: bool = False) -> str:
 def _matching(text: str) -> int:
     """Index of the parenthesis that the last character closes, -1 if there is none."""
     depth = 0
-    for index in range(len(text) - 1, -1, -1):
-        if text[index] == ")":
-            depth += 1
-        elif text[index] == "(":
-            depth -= 1
-            if depth == 0:
-                return index
+    for found in reversed(list(_PARENTHESIS.finditer(text))):
+        depth += 1 if found[0] == ")" else -1
+        if depth == 0:
+            return found.start()
     return -1
 
 
 def _name_start(head: str) -> int:
     """Where the name begins behind a return type: after the last space outside of brackets."""
+    if " " not in head:
+        return 0
     start = index = 0
     open_: list[str] = []
-    while index < len(head):
-        character = head[index]
-        if character == "o" and (index == 0 or not (head[index - 1].isalnum()
-                                                    or head[index - 1] == "_")):
-            sign = _OPERATOR.match(head, index)
-            if sign:
-                index = sign.end()
-                continue
-            if not open_ and _CONVERSION.match(head, index):
-                break
-        if character in "(<{[":
-            open_.append(character)
-        elif character in ")>}]":
-            if open_ and open_[-1] == _PAIRS[character]:
-                open_.pop()
-        elif character == " " and not open_:
-            scope = _QUALIFIED_SCOPE.match(head, index)
-            if scope:
-                index = scope.end()
-                continue
-            start = index + 1
-        index += 1
+    while token := _TOKEN.search(head, index):
+        index = token.end()
+        sign = token[0]
+        if sign == " ":
+            if not open_:
+                scope = _QUALIFIED_SCOPE.match(head, token.start())
+                if scope:
+                    index = scope.end()
+                else:
+                    start = index
+        elif sign == "operator":
+            spelled = _OPERATOR.match(head, token.start())
+            if spelled:
+                index = spelled.end()
+            elif not open_ and head.startswith(" ", index):
+                break  # a conversion: what follows is a type, and part of the name
+        elif sign in "(<{[":
+            open_.append(sign)
+        elif open_ and open_[-1] == _PAIRS[sign]:
+            open_.pop()
     return start
 
 
@@ -162,7 +160,7 @@ def _rust_path(components: str) -> str | None:
             part = part[1:]
         part = _RUST_ESCAPE.sub(_rust_sign, part.replace("..", "::"))
         parts.append(part)
-    return "::".join(parts)
+    return "::".join(parts) if parts else None
 
 
 def _rust_sign(match: re.Match[str]) -> str:

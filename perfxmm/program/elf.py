@@ -129,7 +129,10 @@ class ElfImage:
 def open_elf(path: Path) -> ElfImage:
     """Reads the headers of a file. DamagedInput if it is no ELF file or cannot be read."""
     try:
-        # O_NONBLOCK: a path in a recording may name a FIFO, which must not hang the reader.
+        # A path in a recording may name anything. To open a device can do things (a watchdog
+        # starts), and a FIFO would hang; O_NONBLOCK for one that appears in between.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DamagedInput("not a binary", file=str(path), why="not a regular file")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a path"
@@ -137,7 +140,7 @@ def open_elf(path: Path) -> ElfImage:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise DamagedInput("not a binary", file=str(path), why="not a file with content")
+            raise DamagedInput("not a binary", file=str(path), why="not a file with content in it")
         data = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
     except OSError as error:
         raise DamagedInput("cannot read the binary", file=str(path), why=str(error)) from error

@@ -14,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from perfxmm.program.binaries import KERNEL_PATH, Binaries, Dso, Places
+from perfxmm.program.binaries import (
+    KERNEL_PATH,
+    VDSO32_PATH,
+    VDSO_PATH,
+    Binaries,
+    Dso,
+    Places,
+)
 from perfxmm.program.demangle import demangle
 from perfxmm.program.spaces import ADDRESS_END, NOT_MAPPED, AddressSpace
 from perfxmm.program.symbols import SymbolTable
@@ -29,6 +36,7 @@ CPUMODE_KERNEL = 1
 CPUMODE_USER = 2
 KERNEL_PID = -1  # perf gives the kernel's own mappings to this process
 _KERNEL_HALF = 1 << 63
+_COMPAT_END = 1 << 32
 _IDLE_COMM = "swapper"
 
 
@@ -122,6 +130,8 @@ class Timeline:
         if pid == KERNEL_PID and path.startswith(KERNEL_PATH) and len(path) > len(KERNEL_PATH):
             # perf appends a symbol's name and puts its address into pgoff.
             self._kernel_reference = (path[len(KERNEL_PATH) :], pgoff)
+        if path == VDSO_PATH and start < _COMPAT_END:
+            path = VDSO32_PATH
         mapping = len(self._map_start)
         self._map_start.append(start)
         self._map_pgoff.append(pgoff)

@@ -6,6 +6,7 @@ one of the reasons below; there is none on the machine that this was written on 
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,35 @@ int main() {
     waitpid(child, nullptr, 0);
 }
 """  # noqa: E501
+
+
+def _function(*lines: str) -> str:
+    """Assembly that spins for some milliseconds, with `lines` around the label."""
+    return "\n".join(lines) + "\n mov $9000000, %ecx\n1: dec %ecx\n jnz 1b\n"
+
+
+# Symbols that no compiler emits side by side: the choice among them must be perf's.
+ASSEMBLY = "\n".join((
+    " .text",
+    _function(".globl unsized", ".type unsized,@function", "unsized:"), " ret",
+    _function(".globl d_global", ".weak d_weak_and_longer", ".type d_global,@function",
+              ".type d_weak_and_longer,@function", ".type d_local,@function",
+              "d_weak_and_longer:", "d_global:", "d_local:"), " ret",
+    ".size d_global, .-d_global", ".size d_weak_and_longer, .-d_global",
+    ".size d_local, .-d_global",
+    _function(".globl __u1", ".globl u2", ".type __u1,@function", ".type u2,@function",
+              "__u1:", "u2:"), " ret", ".size u2, .-u2", ".size __u1, .-u2",
+    _function(".globl label", "label:"), " ret",
+    _function(".globl label_and", ".type sized_local,@function", "label_and:", "sized_local:"),
+    " ret", ".size sized_local, .-sized_local",
+    _function(".globl z_a", ".globl z_bb", ".type z_a,@function", ".type z_bb,@function",
+              "z_a:", "z_bb:"), " ret",
+    ".globl too_small", ".type too_small,@function", "too_small: nop",
+    ".size too_small, .-too_small", _function("after_it_nothing = ."), " ret",
+    ".globl main", ".type main,@function", "main:", " call unsized", " call d_global", " call u2",
+    " call label", " call sized_local", " call z_a", " call too_small", " xor %eax,%eax", " ret",
+    ".size main, .-main", '.section .note.GNU-stack,"",@progbits', "",
+))
 
 
 def record(tmp_path: Path, event: str, period: int, command: list[str]) -> Path:
@@ -153,6 +183,15 @@ def test_a_cxx_program_with_threads_fork_and_exec(tmp_path: Path, options: list[
         "shapes::Box<double>::operator long", "(anonymous namespace)::hidden", "local_one",
         "plain_c", "operator<< <double>", "shown<int>(int)::{lambda(int)#1}::operator()",
     } <= set(timeline.symbols)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 assembly")
+@pytest.mark.parametrize("option", ["-pie", "-no-pie"])
+def test_symbols_that_share_an_address(tmp_path: Path, option: str) -> None:
+    (tmp_path / "s.s").write_text(ASSEMBLY)
+    subprocess.run(["gcc", option, "s.s", "-o", "s"], cwd=tmp_path, check=True, timeout=60)
+    timeline = compare(record(tmp_path, "cpu-clock:u", 250000, [str(tmp_path / "s")]), at_least=20)
+    assert {"unsized", "d_global", "u2", "label"} <= set(timeline.symbols)
 
 
 def test_python_with_its_libraries(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support import elfwriter as ew
 from support.elfwriter import Sym
 
+from perfxmm.program import symbols, vdso
 from perfxmm.program.binaries import Dso, Places
 from perfxmm.program.timeline import CPUMODE_KERNEL, CPUMODE_USER, Timeline
 
@@ -231,7 +232,9 @@ def test_build_ids_from_the_recordings_table(machine: Path) -> None:
     assert look(timeline, 1, 7, 0x20018)[1] == "d"
 
 
-@pytest.mark.parametrize("path", ["/missing", "/bin", "[heap]", "//anon", "bad\0path", "/bin/x"])
+@pytest.mark.parametrize(
+    "path", ["/missing", "/bin", "/dev/zero", "[heap]", "//anon", "bad\0path", "/bin/x"],
+)
 def test_what_is_no_binary_stays_a_number(machine: Path, path: str) -> None:
     ew.write(machine / "bin/x", b"\x7fELF and then nothing of the kind")
     timeline = timeline_of(machine)
@@ -256,6 +259,24 @@ def test_few_binaries_are_open_at_a_time(machine: Path) -> None:
         assert look(timeline, 1, 7, 0x10018)[1] == "work"
         assert look(timeline, 1, 7, 0x20100)[1] == "work"
     assert timeline.symbols == ["work", "work"]
+
+
+def test_the_vdso_needs_proof_too_and_is_another_in_32_bit_processes() -> None:
+    image = vdso.read_own()
+    if image is None:
+        pytest.skip("this process has no vDSO that it may read")
+    table = symbols.from_elf(image)
+    ip = 0x7FFF00000000 + int(table.starts[-1])
+    for same_kernel, build_id, known in (
+        (False, None, False), (True, None, True), (False, image.build_id, True),
+        (True, b"\x01" * 20, False),
+    ):
+        timeline = Timeline(Places(same_kernel=same_kernel))
+        timeline.mmap(0, 7, 7, 0x7FFF00000000, len(image.data), 0, "[vdso]", 5, build_id)
+        timeline.mmap(0, 8, 8, 0xF7F00000, 0x2000, 0, "[vdso]", 5)
+        assert look(timeline, 1, 7, ip)[1:] == (
+            table.name(len(table) - 1) if known else None, 0, "[vdso]")
+        assert look(timeline, 1, 8, 0xF7F00800)[1:] == (None, 0, "[vdso32]")
 
 
 # The kernel.
