@@ -120,27 +120,37 @@ class Decoder:
     def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
         """Asks the first samples whether the SIMD header is of the kind that the attr implies.
 
-        An attr does not prove its dialect. The other kind is taken only where no sample fits
-        the implied one and all fit the other.
+        An attr does not prove its dialect: the postings R6 have O1's attr and R2's header. The
+        other kind is taken only where no SIMD header fits as the implied one and nearly all
+        samples fit with the other. Samples without a SIMD header say nothing.
         """
         plan = self.plans[event]
         some = slice(0, CONFIRM_SAMPLES)
         implied = walk_samples(words, start[some], end[some], plan)
-        if len(implied) and not any((abi & np.uint64(4)).any() for abi in implied.abi.values()):
+        fitting = _with_simd(implied)
+        if not fitting and not implied.damage:
             return
         self._confirmed[event] = True
-        if len(implied):
+        if fitting:
             return
-        declared = self.events[event].attr.dialect.header
-        other: HeaderKind = "u16" if declared == "u64" else "u64"
-        plan = plan_layout(self.events[event].attr, header=other)
+        attr = self.events[event].attr
+        other: HeaderKind = "u16" if attr.dialect.header == "u64" else "u64"
+        plan = plan_layout(attr, header=other)
         tried = walk_samples(words, start[some], end[some], plan)
-        if len(tried) and not tried.damage:
+        if _with_simd(tried) and 8 * len(tried) >= 7 * len(start[some]):
             self.plans[event] = plan
             self.notes.append(
                 f"event {event}: the samples have {other} SIMD headers, though the event's "
-                f"attribute reads as dialect {self.events[event].attr.dialect.name}"
+                f"attribute reads as dialect {attr.dialect.name}"
             )
+
+
+def _with_simd(walk: Walk) -> int:
+    """How many sound samples have a SIMD header in one of their sets."""
+    has = np.zeros(len(walk), np.bool_)
+    for abi in walk.abi.values():
+        has |= (abi & np.uint64(4)) != 0
+    return int(np.count_nonzero(has))
 
 
 class _EventLookup:

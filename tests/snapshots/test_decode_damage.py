@@ -271,6 +271,33 @@ def test_the_wrong_kind_of_header_is_found_out_on_the_first_samples() -> None:
     assert batch.sets["intr"].vectors[2, 31, 7] == (31 << 8 | 7) + 1
 
 
+def test_samples_without_registers_do_not_hide_the_headers_kind() -> None:
+    """Postings v6 and v7: an attr as in O1, samples with R2's header, some without registers."""
+    attr = replace(R2_ATTR, dialect=dialects.O1)
+    values = sw.SampleValues(intr=zmm_set())
+    assert values.intr is not None
+    values.intr.gprs = [7, 8]
+    record = sw.sample_record(R2_ATTR, values)
+    without = sw.sample_record(R2_ATTR, sw.SampleValues(intr=sw.SetValues(abi=0)))
+    decoder = Decoder([sw.event_of(attr)])
+    assert len(decoder.decode(sw.block_of([without] * 3))) == 3
+    cut = record[:6] + struct.pack("<H", len(record) - 8) + record[8:-8]
+    batch = decoder.decode(sw.block_of([without, *[record] * 30, cut, without]))
+    assert len(decoder.notes) == 1
+    assert batch.sets["intr"].abi.tolist() == [0, *[6] * 30, 0]
+    assert sum(decoder.damaged.values()) == 1
+    assert batch.sets["intr"].vectors[30, 31, 7] == (31 << 8 | 7) + 1
+
+
+def test_damage_alone_does_not_change_the_header_kind() -> None:
+    bad = good_sample()
+    bad.user = zmm_set(said=(99, 8, 8, 1))
+    decoder = Decoder([sw.event_of(M_ATTR)])
+    assert len(decoder.decode(sw.block_of([sw.sample_record(M_ATTR, bad)] * 9))) == 0
+    assert len(decoder.decode(sw.block_of([sw.sample_record(M_ATTR, good_sample())]))) == 1
+    assert not decoder.notes
+
+
 def test_one_bad_first_sample_does_not_change_the_header_kind() -> None:
     bad = good_sample()
     bad.user = zmm_set(said=(99, 8, 8, 1))
