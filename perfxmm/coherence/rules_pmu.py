@@ -8,7 +8,7 @@ versions V2 to V5 of 2025; "overlay" is Intel's 6.18 LTS kernel overlay.
 from __future__ import annotations
 
 from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
-from perfxmm.coherence.rule import UPPER, VECTORS, Rule
+from perfxmm.coherence.rule import ANY_SOURCE, UPPER, VECTORS, Rule
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.vocabulary import (
     ABI32_GPR_MASK,
@@ -317,9 +317,6 @@ PMU_RULES: tuple[Rule, ...] = (
         "interrupt registers stay foreign",
     ),
     Rule(
-        "simd-missing", simd_missing, "simd-missing", _RULES_TABLE, Verdict.ABSENT, VECTORS,
-    ),
-    Rule(
         "upper-zero", upper_zero, "upper-zero",
         f"merged series: components outside XSTATE_BV are zero-filled; {_RULES_TABLE}",
     ),
@@ -337,11 +334,15 @@ PMU_RULES: tuple[Rule, ...] = (
 # Rules about what a value can mean in any source.
 COMMON_RULES: tuple[Rule, ...] = (
     Rule(
+        "simd-missing", simd_missing, "simd-missing", _RULES_TABLE, Verdict.ABSENT, VECTORS,
+        sources=ANY_SOURCE,
+    ),
+    Rule(
         "ssp-absent", ssp_absent, "ssp-absent", f"merged series; {_RULES_TABLE}",
-        sources=frozenset(), withhold_gprs=SSP_MASK,
+        sources=ANY_SOURCE, withhold_gprs=SSP_MASK,
     ),
     Rule(
         "abi32", abi32, "abi32", f"x86 architecture, 32-bit modes; {_RULES_TABLE}",
-        sources=frozenset(), withhold_gprs=ABOVE_ABI32_GPRS, withhold_vectors=ABOVE_ABI32_VECTORS,
+        sources=ANY_SOURCE, withhold_gprs=ABOVE_ABI32_GPRS, withhold_vectors=ABOVE_ABI32_VECTORS,
     ),
 )  # fmt: skip
