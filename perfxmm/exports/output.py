@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from perfxmm.errors import OutputError
@@ -27,19 +27,23 @@ def open_output(path: str, *, force: bool = False) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with os.fdopen(_open(path, force), "wb") as file:
-        try:
-            yield file
-            file.flush()
-        except BrokenPipeError:
+    file = os.fdopen(_open(path, force), "wb")
+    try:
+        yield file
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:  # some other file's trouble
             raise
-        except OSError as error:
-            if error.filename is not None:  # some other file's trouble
-                raise
-            raise OutputError(
-                "the export could not be written", where=path, why=error.strerror or str(error),
-                next_step="what was written so far is in the file",
-            ) from None
+        raise OutputError(
+            "the export could not be written", where=path, why=error.strerror or str(error),
+            next_step="What was written so far is in the file.",
+        ) from None
+    finally:
+        # Closing tries once more to write what did not fit.
+        with suppress(OSError):
+            file.close()
 
 
 def _open(path: str, force: bool) -> int:
