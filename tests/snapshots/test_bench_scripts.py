@@ -1,4 +1,4 @@
-"""The benchmarks of decoding run, decode everything and write their figures; not how good they are."""
+"""The benchmarks of decoding run, decode everything and write their figures."""
 
 from __future__ import annotations
 
