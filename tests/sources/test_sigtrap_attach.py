@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ def recorder(output: Path, pid: int, hz: int = 997) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def tids_of(pid: int) -> list[int]:
+    return sorted(int(p.name) for p in Path(f"/proc/{pid}/task").iterdir())
+
+
 def status(pid: int) -> dict[str, str]:
     text = Path(f"/proc/{pid}/status").read_text()
     return {k: v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
@@ -69,8 +74,7 @@ def wait_until_free(pid: int, seconds: float = 10.0) -> None:
     """Until nobody traces any of the process's threads."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        tids = os.listdir(f"/proc/{pid}/task")
-        if all(status(int(t))["TracerPid"] == "0" for t in tids):
+        if all(status(t)["TracerPid"] == "0" for t in tids_of(pid)):
             return
         time.sleep(0.02)
     raise AssertionError(f"{pid} is still traced")
@@ -78,10 +82,9 @@ def wait_until_free(pid: int, seconds: float = 10.0) -> None:
 
 def assert_unharmed(process: subprocess.Popen[str], threads: int = 4) -> None:
     assert process.poll() is None
-    pids = os.listdir(f"/proc/{process.pid}/task")
-    assert len(pids) == threads
-    for tid in pids:
-        said = status(int(tid))
+    assert len(tids_of(process.pid)) == threads
+    for tid in tids_of(process.pid):
+        said = status(tid)
         assert said["State"][0] in "RS"
         assert int(said["SigPnd"], 16) == 0
         assert int(said["SigBlk"], 16) == 0
@@ -94,8 +97,7 @@ def test_attach_samples_every_thread(tmp_path: Path) -> None:
         assert_unharmed(process)
         assert result.exit_status is None
         got = load(tmp_path / "a")
-        tids = {int(t) for t in os.listdir(f"/proc/{process.pid}/task")}
-        assert set(got.column("tid").tolist()) == tids
+        assert sorted(set(got.column("tid").tolist())) == tids_of(process.pid)
         assert set(got.column("pid").tolist()) == {process.pid}
         assert got.counts[RecordType.COMM] == 4
         assert got.counts[RecordType.MMAP2] >= 3
@@ -104,7 +106,7 @@ def test_attach_samples_every_thread(tmp_path: Path) -> None:
 
 def test_attach_to_one_thread(tmp_path: Path) -> None:
     with target() as process:
-        tid = max(int(t) for t in os.listdir(f"/proc/{process.pid}/task"))
+        tid = max(tids_of(process.pid))
         SOURCE.record(request(tmp_path / "a", tids=(tid,), duration_s=0.3))
         assert_unharmed(process)
         assert set(load(tmp_path / "a").column("tid").tolist()) == {tid}
@@ -114,7 +116,7 @@ def test_attach_and_detach_again_and_again(tmp_path: Path) -> None:
     with target() as process:
         for n in range(20):
             SOURCE.record(
-                request(tmp_path / "a", pids=(process.pid,), hz=4000, duration_s=0.06, force=True)
+                request(tmp_path / "a", pids=(process.pid,), hz=4000, duration_s=0.03, force=True)
             )
             assert process.poll() is None, f"died at cycle {n}"
         wait_until_free(process.pid)
@@ -281,24 +283,22 @@ def nobody_python() -> tuple[list[str], str]:
     pytest.skip("another user cannot run an interpreter with these packages, or read the checkout")
 
 
-def test_unprivileged(tmp_path: Path) -> None:
+def test_unprivileged() -> None:
     command, path = nobody_python()
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:3]:
-        if parent != Path("/tmp"):  # noqa: S108
-            parent.chmod(parent.stat().st_mode | 0o055)
     script = RECORDER.replace("pids=(int(sys.argv[3]),)", "*sys.argv[3].split()")
-    out = tmp_path / "a"
-    done = subprocess.run(
-        [*command, script, path, str(out), f"{workload('family.c')} spin 0.5", "997"],
-        capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    got = load(out)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        out = Path(directory) / "a"
+        done = subprocess.run(
+            [*command, script, path, str(out), f"{workload('family.c')} spin 0.5", "997"],
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        got = load(out)
+        assert out.stat().st_uid == 65534
     assert len(got) > 200
     assert got.result["engine"] == ("perf" if paranoid <= 2 else "interrupt")
-    assert out.stat().st_uid == 65534
 
 
 def test_somebody_elses_process(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ _ERRORS: dict[str, type[PerfxmmError]] = {
     cls.__name__: cls
     for cls in (
         errors.UsageError, errors.PermissionDenied, errors.NotSupported,
-        errors.NotSupportedBySyscall, errors.TargetError, errors.OutputError, PerfxmmError,
+        errors.NotSupportedBySyscall, errors.TargetError, errors.OutputError, SyscallError,
+        PerfxmmError,
     )
 }  # fmt: skip
 _TUPLES = {f.name for f in dataclasses.fields(RecordRequest) if str(f.type).startswith("tuple")}
