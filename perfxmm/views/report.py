@@ -10,7 +10,7 @@ from perfxmm.views.escape import escape_control
 
 _UNKNOWN = "[unknown]"
 _KEY_TITLES = {
-    "symbol": "Symbol (object)", "dso": "Object", "comm": "Command", "tid": "Thread",
+    "symbol": "Symbol", "dso": "Object", "comm": "Command", "tid": "Thread",
     "ip": "Address",
 }  # fmt: skip
 
