@@ -33,7 +33,10 @@ def judge(batch: SnapshotBatch, context: JudgeContext) -> None:
     registers that a rule withholds, and where a class is `absent` its masks and delivered counts
     become 0, so that a zero-filled block cannot be taken for data. Values are left alone (see
     `scrub_foreign` and `withhold`). `context.events` must cover every number in `batch.event`.
+    Raises ValueError for a batch decoded without the values that rules look at.
     """
+    for registers in batch.sets.values():
+        _require_values(registers)
     # Everything is judged before anything is trimmed: some rules look at the other set.
     shared: dict[str, Mask] = {}
     judged = [
@@ -46,6 +49,16 @@ def judge(batch: SnapshotBatch, context: JudgeContext) -> None:
         for rule, mask in withheld:
             _take_out(registers, rule, mask)
         _drop_absent(registers)
+
+
+def _require_values(registers: RegisterSet) -> None:
+    missing = (
+        (registers.gpr_mask.any() and not registers.gpr_ids)
+        or (registers.delivered_qwords.any() and not registers.vectors.shape[2])
+        or (registers.delivered_predicates.any() and not registers.predicates.shape[1])
+    )
+    if missing:
+        raise ValueError(f"set {registers.name} cannot be judged without its values")
 
 
 def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from common import Row, parser, report  # noqa: E402
-from truth.check import Report, Tally  # noqa: E402
+from truth.check import Report  # noqa: E402
 from truth.harness import build, check_file, record  # noqa: E402
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     widest = ("gpr", "zmm", "opmask") if "avx512bw" in flags else ("gpr", "ymm")
     # All three layouts in turn: widest, 256 bits, and the legacy one that any perf reads.
     turns = (widest, widest, ("gpr", "ymm"), ("gpr", "xmm"))
-    total, late, runs = Report(), Tally(), 0
+    total, runs = Report(), 0
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         binary = build(Path(scratch))
@@ -49,13 +49,7 @@ def main() -> int:
                 print(f"the program ended with status {result.exit_status}", file=sys.stderr)
                 return 1
             found = check_file(output, binary)
-            total.coherent.add(found.coherent)
-            late.add(found.late)
-            for name, tally in found.regions.items():
-                total.regions.setdefault(name, Tally()).add(tally)
-            total.verdicts.update(found.verdicts)
-            total.outside += found.outside
-            total.first_wrong += found.first_wrong
+            total.add(found)
             runs += 1
             print(
                 f"run {runs}: {'+'.join(turns[(runs - 1) % len(turns)])}, "
@@ -65,15 +59,14 @@ def main() -> int:
             if total.coherent.checked == before:
                 print("no sample could be checked", file=sys.stderr)
                 return 1
-    total.late.add(late)
     print(json.dumps(total.to_dict(), indent=1), file=sys.stderr)
     rows = [
         Row("coherent samples checked", total.coherent.checked, "samples",
             at_least=chosen.samples if not total.coherent.wrong else None),
         Row("register words compared", total.coherent.values, "words"),
         Row("wrong among them", total.coherent.wrong, "words", at_most=0),
-        Row("wrong among late samples, at their own IP", late.wrong, "words", at_most=0,
-            note=f"of {late.checked} samples"),
+        Row("wrong among late samples, at their own IP", total.late.wrong, "words", at_most=0,
+            note=f"of {total.late.checked} samples"),
         Row("elapsed", time.monotonic() - begun, "s"),
     ]  # fmt: skip
     rows += [

@@ -602,3 +602,15 @@ def test_an_empty_batch_is_judged() -> None:
     judge(samples, pmu())
     assert samples.sets["intr"].verdict.shape == (0, 5)
     assert reason_counts(samples.sets["intr"]) == {}
+
+
+@pytest.mark.parametrize("column", ["gprs", "vectors", "predicates"])
+def test_a_batch_without_its_values_is_refused(column: str) -> None:
+    """Missing values would read as zeros, and zeros decide."""
+    registers = intr(predicates=8)
+    if column == "gprs":
+        registers.gprs, registers.gpr_ids = np.zeros((1, 0), np.uint64), ()
+    else:
+        setattr(registers, column, np.zeros_like(getattr(registers, column)[..., :0]))
+    with pytest.raises(ValueError, match="cannot be judged without its values"):
+        judge(batch(registers), pmu())

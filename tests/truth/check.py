@@ -212,6 +212,15 @@ class Report:
     outside: int = 0
     first_wrong: list[str] = field(default_factory=list)
 
+    def add(self, other: Report) -> None:
+        self.coherent.add(other.coherent)
+        self.late.add(other.late)
+        for name, tally in other.regions.items():
+            self.regions.setdefault(name, Tally()).add(tally)
+        self.verdicts.update(other.verdicts)
+        self.outside += other.outside
+        self.first_wrong += other.first_wrong
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "checked": self.coherent.checked,
