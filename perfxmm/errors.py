@@ -16,6 +16,14 @@ from __future__ import annotations
 import errno as _errno
 
 
+def errno_name(number: int) -> str:
+    """The name of an errno as kernel and perf write it; the number itself if it has none."""
+    # Python names 95 by its alias ENOTSUP.
+    if number == _errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
+    return _errno.errorcode.get(number, str(number))
+
+
 class PerfxmmError(Exception):
     """Base of all errors. `str()` is the whole message; the first line stands alone."""
 
@@ -48,7 +56,7 @@ class SyscallError(PerfxmmError):
     ) -> None:
         self.call = call
         self.errno = errno
-        name = _errno.errorcode.get(errno, str(errno))
+        name = errno_name(errno)
         place = f"{call}: {name}" if not where else f"{where}, {call}: {name}"
         super().__init__(what, where=place, why=why, next_step=next_step)
 

@@ -127,8 +127,9 @@ def archive_binaries(recording: str) -> tuple[int, list[str]]:
     for batch in opened.snapshots(columns=(), keep=ALL_VERDICTS):
         if batch.dso is not None:
             hit.update(int(index) for index in set(batch.dso.tolist()) if index >= 0)
-    return archive.keep((opened.dsos[index] for index in sorted(hit)),
-                        archive.directory_of(recording))  # fmt: skip
+    binaries = ((opened.dsos[index], bytes.fromhex(opened.build_ids[index]))
+                for index in sorted(hit))  # fmt: skip
+    return archive.keep(binaries, archive.directory_of(recording))
 
 
 def _check_target(command: Sequence[str], running: bool, by_cpu: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perfxmm import __version__
 from perfxmm.analysis.capability import Facts, Limit, Trial
-from perfxmm.errors import PerfxmmError, PermissionDenied
+from perfxmm.errors import PerfxmmError, PermissionDenied, errno_name
 from perfxmm.kernel import attr as attrs
 from perfxmm.kernel import ptrace
 from perfxmm.kernel.attr import EventAttr
@@ -129,7 +129,7 @@ def _sigtrap_trial(kernel: Kernel, situation: Situation) -> Trial:
     except OSError as error:
         number = error.errno or errno.EIO
         if number in (errno.EINVAL, errno.E2BIG):
-            return Trial(what, call, errno.errorcode[number], OLD_KERNEL,
+            return Trial(what, call, errno_name(number), OLD_KERNEL,
                          "a newer kernel, or --source sigtrap --engine interrupt")  # fmt: skip
         explained = explain_open(error, OpenContext("task-clock", SIGTRAP_ATTR), situation)
         return _failed(what, call, number, explained)
@@ -147,7 +147,7 @@ def _trace_trial(trace: Callable[[], None], situation: Situation) -> Trial:
 
 
 def _failed(what: str, call: str, number: int, explained: PerfxmmError) -> Trial:
-    name = errno.errorcode.get(number, str(number))
+    name = errno_name(number)
     return Trial(what, call, name, explained.why, explained.next_step,
                  isinstance(explained, PermissionDenied))  # fmt: skip
 

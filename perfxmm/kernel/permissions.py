@@ -20,6 +20,7 @@ from perfxmm.errors import (
     PermissionDenied,
     SyscallError,
     TargetError,
+    errno_name,
 )
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, PerfType, SampleType
@@ -169,7 +170,7 @@ def _build(
         return found.kind(
             what, call=call, errno=number, where=where, why=found.why, next_step=found.next_step
         )
-    name = errno.errorcode.get(number, str(number))
+    name = errno_name(number)
     place = f"{where}, {call}: {name}" if where else f"{call}: {name}"
     return found.kind(what, where=place, why=found.why, next_step=found.next_step)
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from perfxmm.errors import errno_name
 from perfxmm.kernel import attr as attrs
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import PERF_FLAG_FD_CLOEXEC, AttrFlag, PerfType, SampleType
@@ -58,7 +59,7 @@ class Probe:
 
     @property
     def errno_name(self) -> str:
-        return errno.errorcode.get(self.errno, str(self.errno)) if self.errno else "ok"
+        return errno_name(self.errno) if self.errno else "ok"
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "errno_name": self.errno_name}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perfxmm.errors import OutputError
-from perfxmm.program.binaries import Binaries, Dso
+from perfxmm.program.binaries import Binaries
 
 _MODE = 0o600
 
@@ -21,8 +21,8 @@ def directory_of(recording: str) -> Path:
     return Path(f"{recording}.archive")
 
 
-def keep(dsos: Iterable[Dso], directory: Path) -> tuple[int, list[str]]:
-    """Copies the file of every DSO that has a build id into `directory`.
+def keep(dsos: Iterable[tuple[str, bytes]], directory: Path) -> tuple[int, list[str]]:
+    """Copies the file of every DSO, given as (path, build id or b""), into `directory`.
 
     A file whose build id is no longer the recorded one is not kept. Returns how many are in the
     archive now, and the paths that could not be kept (without a build id, changed, unreadable).
@@ -30,16 +30,14 @@ def keep(dsos: Iterable[Dso], directory: Path) -> tuple[int, list[str]]:
     """
     binaries = Binaries()
     kept, missing = 0, []
-    for dso in dsos:
-        if not dso.path.startswith("/"):
+    for path, build_id in dsos:
+        if not path.startswith("/"):
             continue  # [vdso], [kernel.kallsyms] and the like are no files
-        image = None
-        if dso.build_id is not None:
-            image = binaries.image(binaries.intern(dso.path, dso.build_id))
-        if image is None or dso.build_id is None:
-            missing.append(dso.path)
+        image = binaries.image(binaries.intern(path, build_id)) if build_id else None
+        if image is None:
+            missing.append(path)
             continue
-        name = dso.build_id.hex()
+        name = build_id.hex()
         target = directory / ".build-id" / name[:2] / name[2:] / "elf"
         try:
             if not target.exists():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from perfxmm.errors import TargetError
+from perfxmm.errors import TargetError, errno_name
 
 # Python ignores these, and a program would inherit that.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -117,7 +117,7 @@ def _become(argv: list[str], go: int, failed: int) -> None:
 
 def _not_started(program: str, number: int) -> TargetError:
     return TargetError(
-        f"cannot start {program!r}", where=f"execvp: {errno.errorcode.get(number, number)}",
+        f"cannot start {program!r}", where=f"execvp: {errno_name(number)}",
         why=os.strerror(number),
         next_step="the command and its arguments stand after --" if number == errno.ENOENT else "",
     )

@@ -56,7 +56,9 @@ class Governor:
         """
         before = self.factor
         if lost_share > self.limit:
-            self.factor *= min(4.0, max(1.1, lost_share / self.limit))
+            # Beyond the hard limit an event may even be fed by its own stops (sched:sched_switch).
+            least = 2.0 if lost_share > HARD_LOSS else 1.1
+            self.factor *= min(4.0, max(least, lost_share / self.limit))
             self.back_offs += 1
         elif self.factor > 1.0 and lost_share < 0.7 * self.limit:
             self.factor = max(1.0, self.factor / 1.15)

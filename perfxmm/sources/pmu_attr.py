@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, replace
 
-from perfxmm.errors import NotSupported
+from perfxmm.errors import NotSupported, errno_name
 from perfxmm.kernel.attr import EventAttr, smallest_size
 from perfxmm.kernel.constants import AttrFlag, PerfType, ReadFormat, SampleType
 from perfxmm.kernel.dialects import L
@@ -86,7 +86,7 @@ def _why_not_event(
             next_step="a hardware event (-e cycles), or --source sigtrap",
         )
     if found.open_errno:
-        name = errno.errorcode.get(found.open_errno, str(found.open_errno))
+        name = errno_name(found.open_errno)
         reason = "no core PMU here" if found.open_errno == errno.ENOENT else "refused"
         return NotSupported(
             f"event '{event.name}' cannot be opened",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from perfxmm.errors import NotSupported, UsageError
+from perfxmm.errors import NotSupported, UsageError, errno_name
 from perfxmm.kernel.registers import CLASS_NAMES
 from perfxmm.sources import classes as register_classes
 from perfxmm.sources.base import RecordRequest, Source
@@ -154,7 +154,7 @@ def _why_no_classes(capabilities: Capabilities, precise_ip: int) -> str:
     if capabilities.open_errno == errno.ENOENT:
         return "this machine has no core PMU"
     if capabilities.open_errno:
-        name = errno.errorcode.get(capabilities.open_errno, str(capabilities.open_errno))
+        name = errno_name(capabilities.open_errno)
         return f"the kernel refuses a plain cycles event ({name})"
     if not capabilities.has_simd:
         return "this kernel has no SIMD register sampling"

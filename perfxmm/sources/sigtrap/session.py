@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import perfxmm
-from perfxmm.errors import OutputError, PerfxmmError
+from perfxmm.errors import OutputError, PerfxmmError, errno_name
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel.cpuinfo import read_cpuinfo
 from perfxmm.kernel.permissions import OpenContext, explain_open, survey
@@ -28,6 +26,7 @@ from perfxmm.sources.sigtrap.events import TracedEvent
 from perfxmm.sources.sigtrap.state import Flags, TraceState
 from perfxmm.sources.sigtrap.targets import Target
 from perfxmm.sources.sigtrap.threads import switch_events
+from perfxmm.version import __version__
 from perfxmm.xstate.cpuid import machine_layout, xgetbv
 
 
@@ -72,7 +71,7 @@ class Session:
             event_table.probe(self.kernel, self.events)
         except OSError as error:
             number = error.errno or 0
-            self.probes["perf_event_open"] = errno.errorcode.get(number, str(number))
+            self.probes["perf_event_open"] = errno_name(number)
             name = str(error.filename)
             event = next(e for e in self.events if e.name == name)
             told = explain_open(error, OpenContext(name, event.opened), survey())
@@ -111,7 +110,7 @@ class Session:
         cpu = read_cpuinfo()
         legacy = event_table.uses_legacy(self.request.classes)
         return Metadata(
-            tool_version=perfxmm.__version__, source="sigtrap", engine=self.engine,
+            tool_version=__version__, source="sigtrap", engine=self.engine,
             dialect="L" if legacy else "M", classes=list(self.request.classes),
             xcr0=xgetbv() or 0, xstate_layout=self.layout.to_json(), cpu_vendor=cpu.vendor,
             cpu_model=cpu.model_name, hypervisor=cpu.hypervisor,
