@@ -29,7 +29,8 @@ def ymm_batch(**change):
     vectors[0, 1, 0] = 0x7FF8000000000001
     vectors[0, 2, 0] = 1
     gprs = np.array([[1, 2, 3, 0x401136, 5]] * 2, np.uint64)
-    return batch(register_set("user", vectors, gprs=gprs, **({"verdict": {"ymm": "coherent"}} | change)))
+    settings = {"verdict": {"ymm": "coherent"}} | change
+    return batch(register_set("user", vectors, gprs=gprs, **settings))
 
 
 def test_the_line_is_laid_out_as_perf_does_it() -> None:
