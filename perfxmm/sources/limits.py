@@ -9,6 +9,7 @@ from perfxmm.sources.base import RecordRequest
 # A thread that is stopped for more than this share of the time hardly gets on at all: slow down
 # even when nobody asked for a limit.
 HARD_LOSS = 0.9
+MAX_FACTOR = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Governor:
             # Beyond the hard limit an event may even be fed by its own stops (sched:sched_switch).
             least = 2.0 if lost_share > HARD_LOSS else 1.1
             self.factor *= min(4.0, max(least, lost_share / self.limit))
+            self.factor = min(self.factor, MAX_FACTOR)
             self.back_offs += 1
         elif self.factor > 1.0 and lost_share < 0.7 * self.limit:
             self.factor = max(1.0, self.factor / 1.15)

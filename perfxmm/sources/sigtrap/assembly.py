@@ -26,7 +26,7 @@ from perfxmm.kernel.ptrace import USER_CS_COMPAT, USER_REGS, USER_REGS_QWORD
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, gpr_names
 from perfxmm.kernel.ring import walk
 from perfxmm.perfdata.stopinfo import MAGIC, PAYLOAD_BYTES, StopFlag
-from perfxmm.sources.sigtrap.events import TracedEvent, uses_legacy
+from perfxmm.sources.sigtrap.events import TracedEvent, ring_has_period, uses_legacy
 from perfxmm.sources.sigtrap.threads import HEAD, TAIL, Thread
 from perfxmm.xstate.components import APX, SSE, XSTATE_BV_OFFSET
 from perfxmm.xstate.gather import plan_gather
@@ -38,8 +38,8 @@ OUT_WORDS = 1 << 14  # handed on when this many words have gathered: 128 KiB
 # A record's size is a u16; room for the largest one behind OUT_WORDS.
 _SPARE_WORDS = 1 << 13
 _LOW48 = (1 << 48) - 1
-# Words of a ring record up to PERIOD: header, identifier, ip, tid, time, cpu, period.
-RING_WORDS = 7
+# Words of a ring record in front of PERIOD: header, identifier, ip, tid, time, cpu.
+RING_WORDS = 6
 IP, TID, TIME, CPU, PERIOD = 2, 3, 4, 5, 6
 # Plain integers: operators of enum members cost a microsecond each.
 _PRESENT, _COMPAT = int(StopFlag.PRESENT), int(StopFlag.COMPAT)
@@ -103,9 +103,9 @@ class SampleAssembler:
         self._full = np.array([*head, *gprs, *header, *(plan.index + image)], np.intp)
         self._bare = np.array(head, np.intp)  # abi 0: nothing follows it
         self._values = not redact_values
-        # The kernel's hrtimer events go on reporting their first period after PERF_EVENT_IOC_PERIOD
-        # (perf_swevent_hrtimer takes hw.last_period): for clocks we know better. 0: not a clock.
-        self.clock_periods = [e.period() if e.clock else 0 for e in events]
+        # By event: the period to write where the ring's samples have none, see
+        # `events.ring_has_period`; 0 where they have.
+        self.fixed_periods = [0 if ring_has_period(e.opened) else e.period() for e in events]
         self.out: U64 = np.zeros(OUT_WORDS + _SPARE_WORDS, np.uint64)
         self._o = self.out.data.cast("B").cast("Q")
         self._at = 0
@@ -160,12 +160,23 @@ class SampleAssembler:
             and quads[start] & 0xFFFFFFFF == _SAMPLE
             and thread.ids.get(quads[start + 1]) == event
         ):
-            at = self._at
-            self.out[at : at + length] = thread.words[start : start + length]
+            length = self._copy(thread.words, start, length, event)
             control[TAIL] = head
-            self._finish(thread, at, length, event, keep)
+            self._finish(thread, self._at, length, event, keep)
             return
         self._stop_amid_others(thread, head, event, perf_flags, flags, keep)
+
+    def _copy(self, words: U64, start: int, length: int, event: int) -> int:
+        """Copies one ring sample to the output; returns its length there, PERIOD included."""
+        at, period = self._at, self.fixed_periods[event]
+        if not period:
+            self.out[at : at + length] = words[start : start + length]
+            return length
+        self.out[at : at + RING_WORDS] = words[start : start + RING_WORDS]
+        if length > RING_WORDS:
+            self.out[at + PERIOD + 1 : at + length + 1] = words[start + RING_WORDS : start + length]
+        self._o[at + PERIOD] = period
+        return length + 1
 
     def _finish(self, thread: Thread, at: int, length: int, event: int, keep: bool) -> None:
         """Completes the record whose kernel part of `length` words stands at `at`."""
@@ -174,8 +185,6 @@ class SampleAssembler:
         end = at + length + len(index)
         out[at] = out[at] & _LOW48 | (end - at) << 51
         out[at + 1] = event + 1
-        if self.clock_periods[event]:
-            out[at + PERIOD] = self.clock_periods[event]
         np.take(self.scratch, index, out=self.out[at + length : end], mode="clip")
         now = out[at + TIME]
         self.last_ns = now
@@ -203,8 +212,8 @@ class SampleAssembler:
         out[at + TID] = thread.pid | thread.tid << 32
         out[at + TIME] = time.monotonic_ns()
         out[at + CPU] = thread.cpu
-        out[at + PERIOD] = self.events[event].period()
-        length = RING_WORDS
+        out[at + PERIOD] = self.fixed_periods[event]
+        length = RING_WORDS + 1
         if self.events[event].opened.sample_type & _CALLCHAIN:  # an empty one
             out[at + length] = 0
             length += 1
@@ -314,36 +323,35 @@ class SampleAssembler:
         Another event that overflowed at the very same instruction shares the trap (signals of one
         number do not queue): it gets the registers too. Any other sample has none: abi 0.
         """
+        copy = np.frombuffer(data, np.uint64)
         words = data.cast("Q")
         for offset, size in walk(data):
-            at = offset >> 3
-            kind = words[at] & 0xFFFFFFFF
+            start, length = offset >> 3, size >> 3
+            kind = words[start] & 0xFFFFFFFF
             if kind == _SAMPLE:
-                event = thread.ids.get(words[at + 1], 0)
-                mine = offset == chosen or (chosen is not None and words[at + IP] == self.ip)
-                self._place(data, offset, size)
+                event = thread.ids.get(words[start + 1], 0)
+                mine = offset == chosen or (chosen is not None and words[start + IP] == self.ip)
+                length = self._copy(copy, start, length, event)
                 if mine:
-                    self._finish(thread, self._at, size >> 3, event, keep)
-                    continue
-                flags, abi, bv = self._q[_RAW_FLAGS], self._q[_ABI], self._bare[1]
-                saved = self._q[int(bv)]
-                self._q[_RAW_FLAGS] = _PRESENT << 32
-                self._q[_ABI] = self._q[int(bv)] = 0
-                self._finish(thread, self._at, size >> 3, event, False)
-                self._q[_RAW_FLAGS], self._q[_ABI], self._q[int(bv)] = flags, abi, saved
-                self.samples -= 1
-                self.bare += 1
+                    self._finish(thread, self._at, length, event, keep)
+                else:
+                    self._finish_bare(thread, length, event)
                 continue
-            self._place(data, offset, size)
-            self._adopt(thread, self._at, size >> 3, kind)
-            self._at += size >> 3
+            self.out[self._at : self._at + length] = copy[start : start + length]
+            self._adopt(thread, self._at, length, kind)
+            self._at += length
             if self._at >= OUT_WORDS:
                 self.flush()
 
-    def _place(self, data: memoryview, offset: int, size: int) -> None:
-        self.out[self._at : self._at + (size >> 3)] = np.frombuffer(
-            data[offset : offset + size], np.uint64
-        )
+    def _finish_bare(self, thread: Thread, length: int, event: int) -> None:
+        """Completes a sample that got no stop: nothing of `scratch` is about it."""
+        q, bv = self._q, int(self._bare[1])
+        saved = q[_RAW_FLAGS], q[_ABI], q[bv]
+        q[_RAW_FLAGS], q[_ABI], q[bv] = _PRESENT << 32, 0, 0
+        self._finish(thread, self._at, length, event, False)
+        q[_RAW_FLAGS], q[_ABI], q[bv] = saved
+        self.samples -= 1
+        self.bare += 1
 
     def _adopt(self, thread: Thread, at: int, words: int, kind: int) -> None:
         """Puts the file's event id where the kernel wrote its counter's, and keeps the tallies."""

@@ -24,7 +24,6 @@ CLOCK_MONOTONIC = 1
 
 RING_SAMPLE_TYPE = (
     SampleType.IDENTIFIER | SampleType.IP | SampleType.TID | SampleType.TIME | SampleType.CPU
-    | SampleType.PERIOD
 )  # fmt: skip
 SIDEBAND = (
     AttrFlag.MMAP | AttrFlag.MMAP2 | AttrFlag.COMM | AttrFlag.COMM_EXEC | AttrFlag.TASK
@@ -68,6 +67,16 @@ class TracedEvent:
         return max(PERIOD_FLOOR_NS, period - trim_ns) if self.clock else period
 
 
+def ring_has_period(opened: EventAttr) -> bool:
+    """Whether PERIOD is asked of the kernel: only where it chooses the period itself.
+
+    With PERF_SAMPLE_PERIOD and a fixed period, perf_swevent_event makes every single occurrence
+    of a software event or tracepoint a sample; and perf_swevent_hrtimer goes on reporting the
+    first period after PERF_EVENT_IOC_PERIOD (kernel/events/core.c, Linux 6.18).
+    """
+    return opened.flag(AttrFlag.FREQ)
+
+
 def is_clock(attr: EventAttr) -> bool:
     return attr.type == PerfType.SOFTWARE and attr.config in _CLOCKS
 
@@ -109,6 +118,8 @@ def _build(
         flags &= ~AttrFlag.EXCLUDE_USER
     flags |= AttrFlag.SAMPLE_ID_ALL | AttrFlag.USE_CLOCKID
     sample_type = int(RING_SAMPLE_TYPE)
+    if flags & AttrFlag.FREQ:
+        sample_type |= SampleType.PERIOD
     if request.callchain:
         sample_type |= SampleType.CALLCHAIN
         flags |= AttrFlag.EXCLUDE_CALLCHAIN_KERNEL
@@ -136,7 +147,7 @@ def uses_legacy(classes: tuple[str, ...]) -> bool:
 
 def recorded_attr(base: EventAttr, classes: tuple[str, ...]) -> EventAttr:
     """The file's attr: what the kernel gave, plus what the tracer adds to each sample."""
-    sample_type = base.sample_type | SampleType.RAW
+    sample_type = base.sample_type | SampleType.RAW | SampleType.PERIOD
     if uses_legacy(classes):
         mask = CLASSIC_GPR_MASK | (LEGACY_XMM_MASK if "xmm" in classes else 0)
         return replace(

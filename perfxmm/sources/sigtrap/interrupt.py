@@ -79,6 +79,7 @@ def run(state: TraceState) -> None:
     buffers = StopBuffers(state)
     status, status_at = buffers.status, buffers.status_at
     regions = Regions(state)
+    assembler.fixed_periods = [period_ns(state)] * len(state.events)
     interrupt = int(StopFlag.INTERRUPT)
     in_syscall = int(StopFlag.SYSCALL)
     max_samples = state.limits.max_samples or 1 << 62

@@ -23,7 +23,7 @@ from perfxmm.perfdata.writer import Writer
 from perfxmm.sources.limits import Governor, StopLimits
 from perfxmm.sources.sigtrap import procfs
 from perfxmm.sources.sigtrap.assembly import SampleAssembler
-from perfxmm.sources.sigtrap.events import TracedEvent
+from perfxmm.sources.sigtrap.events import PERIOD_FLOOR_NS, TracedEvent, ring_has_period
 from perfxmm.sources.sigtrap.targets import Target
 from perfxmm.sources.sigtrap.threads import (
     Thread,
@@ -88,6 +88,7 @@ class TraceState:
     _round_ns: int = 0
     _progress_ns: int = 0
     _window_ns: int = 0
+    _window_stops: int = 0
     _trim_samples: int = 0
     _warned: set[str] = field(default_factory=set)
     _build_ids: BuildIdCache = field(default_factory=BuildIdCache)
@@ -156,12 +157,18 @@ class TraceState:
         active = [t for t in self.threads.values() if t.active]
         window = (now_ns - self._window_ns) * max(1, len(active))
         share = self.assembler.stop_ns / window if window > 0 else 0.0
+        if (self.assembler.stops - self._window_stops) * PERIOD_FLOOR_NS > window * 1.2:
+            # Faster than the floor lets clocks be: an event that every stop sets off again.
+            share = 1.0
         self._window_ns, self.assembler.stop_ns = now_ns, 0
+        self._window_stops = self.assembler.stops
         for thread in active:
             thread.active = False
         if active and (self.governor.feed(share) | self._trim(active)):
-            factor = self.governor.factor
-            self.assembler.clock_periods = [e.period(factor) if e.clock else 0 for e in self.events]
+            self.assembler.fixed_periods = [
+                0 if ring_has_period(e.opened) else e.period(self.governor.factor)
+                for e in self.events
+            ]
             periods = self.periods()
             for thread in self.threads.values():
                 retime_events(thread, self.kernel, periods)
