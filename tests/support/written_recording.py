@@ -21,6 +21,7 @@ from perfxmm.perfdata.writer import EventSpec, Writer
 from support import elfwriter as ew
 
 AXPY, DOT = 0x401000, 0x401100
+OTHER_WORD = 0x1111  # registers 1 to 15; a subnormal double
 SAMPLE_TYPE = (
     SampleType.IDENTIFIER | SampleType.IP | SampleType.TID | SampleType.TIME | SampleType.CPU
     | SampleType.PERIOD | SampleType.RAW | SampleType.REGS_USER
@@ -67,7 +68,7 @@ def sample_record(number: int, sample: Sample) -> bytes:
     body += struct.pack("<I", len(stop)) + stop
     body += struct.pack("<Q", 6) + struct.pack(f"<{len(gprs)}Q", *gprs)
     body += struct.pack("<4Q", 16, 4, 0, 0) + struct.pack("<4Q", *sample.words)
-    body += struct.pack("<60Q", *([0x1111] * 60))
+    body += struct.pack("<60Q", *([OTHER_WORD] * 60))
     return encode.record(9, body, misc=sample.misc)
 
 
