@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.judging import judged_batches
+from truth.check import EXPECTED, check, labels
+from truth.harness import NO_AVX2, build, check_file, record
 
 from perfxmm.coherence import Verdict, class_counts, init_classes
 from perfxmm.errors import PermissionDenied
 from perfxmm.snapshots.batch import SnapshotBatch
-from truth.check import EXPECTED, check, labels
-from truth.harness import NO_AVX2, build, check_file, record
 
 ENOUGH = 2000
 
