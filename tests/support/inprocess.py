@@ -10,8 +10,9 @@ from contextlib import chdir
 from pathlib import Path
 from unittest import mock
 
-from perfxmm.cli.main import main
 from support.command import Ran
+
+from perfxmm.cli.main import main
 
 
 def run(

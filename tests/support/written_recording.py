@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import elfwriter as ew
+
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, PerfType, SampleType
 from perfxmm.kernel.dialects import M, SimdRequest
@@ -18,7 +20,6 @@ from perfxmm.kernel.registers import CLASSIC_GPR_MASK, GPR_IP
 from perfxmm.perfdata import encode, stopinfo
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.writer import EventSpec, Writer
-from support import elfwriter as ew
 
 AXPY, DOT = 0x401000, 0x401100
 OTHER_WORD = 0x1111  # registers 1 to 15; a subnormal double
