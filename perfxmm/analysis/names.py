@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.analysis import textcolumns as text
+
 # PERF_RECORD_MISC_CPUMODE_MASK values, include/uapi/linux/perf_event.h, Linux 7.3.
 CPUMODE_NAMES: tuple[str, ...] = (
     "unknown", "kernel", "user", "hypervisor", "guest_kernel", "guest_user", "unknown", "unknown",
@@ -44,21 +46,17 @@ class EncodedTable:
     strings: Sequence[str]
     encode: Callable[[str], bytes]
     missing: bytes
-    _encoded: list[bytes] = field(default_factory=list)
+    _encoded: dict[int, bytes] = field(default_factory=dict)
 
     def rows(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """uint8 [n, width]: the string of each index, 0 bytes after shorter ones."""
-        used, inverse = np.unique(indices, return_inverse=True)
-        table = [self.text(int(index)) for index in used]
-        width = max((len(s) for s in table), default=0)
-        if width == 0:
-            return np.zeros((len(indices), 0), np.uint8)
-        joined = b"".join(s.ljust(width, b"\0") for s in table)
-        return np.frombuffer(joined, np.uint8).reshape(len(table), width)[inverse]
+        used, inverse = text.distinct(indices)
+        return text.from_table([self.text(int(index)) for index in used], inverse)
 
     def text(self, index: int) -> bytes:
         if index < 0:
             return self.missing
-        while len(self._encoded) <= index:
-            self._encoded.append(self.encode(self.strings[len(self._encoded)]))
-        return self._encoded[index]
+        found = self._encoded.get(index)
+        if found is None:
+            found = self._encoded[index] = self.encode(self.strings[index])
+        return found

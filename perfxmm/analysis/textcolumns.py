@@ -107,11 +107,26 @@ def choose(strings: Sequence[bytes], indices: npt.NDArray[np.integer]) -> U8:
 
     strings must not hold 0 bytes. Indices run from 0; give "unknown" a string of its own.
     """
-    used, inverse = np.unique(indices, return_inverse=True)
-    table = [strings[int(k)] for k in used]
+    used, inverse = distinct(indices)
+    return from_table([strings[int(k)] for k in used], inverse)
+
+
+def distinct(
+    values: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.intp]]:
+    """np.unique with its inverse, fast where all values are the same, as they mostly are."""
+    if len(values) and (values == values[0]).all():
+        return values[:1], np.broadcast_to(np.intp(0), values.shape)
+    return np.unique(values, return_inverse=True)
+
+
+def from_table(table: Sequence[bytes], inverse: npt.NDArray[np.intp]) -> U8:
+    """Row i is table[inverse[i]]."""
+    if len(table) == 1:
+        return constant(table[0], len(inverse))
     width = max((len(s) for s in table), default=0)
     if width == 0:
-        return np.zeros((len(indices), 0), np.uint8)
+        return np.zeros((len(inverse), 0), np.uint8)
     matrix = np.frombuffer(b"".join(s.ljust(width, b"\0") for s in table), np.uint8)
     return matrix.reshape(len(table), width)[inverse]
 
@@ -157,6 +172,24 @@ def word_block(
     )
     places[...] = hex_fixed(words).view("V16")[..., 0]
     return out[:, : out.shape[1] - len(between_registers)]
+
+
+def words_in(words: U64, literals: Sequence[bytes]) -> U8:
+    """Words as 16 digits each between literals, of which there is one more than words.
+
+    uint64 [n, k] to uint8 [n, w]; every row is equally long.
+    """
+    n, count = words.shape
+    row = np.frombuffer((b"\1" * 16).join(literals), np.uint8)
+    out = np.empty((n, len(row)), np.uint8)
+    out[:] = row
+    digits = hex_fixed(words).view("V16")[..., 0]
+    at = 0
+    for number in range(count):
+        at += len(literals[number])
+        np.ndarray((n,), "V16", out, at, (len(row),))[...] = digits[:, number]
+        at += 16
+    return out
 
 
 def assemble(pieces: Iterable[Piece], n: int) -> U8:

@@ -167,7 +167,7 @@ def _set(
     table = [verdict.label.encode() for verdict in sorted(Verdict)]
     for column in range(len(VERDICT_CLASSES)):
         pieces += [b",", text.choose(table, registers.verdict[rows, column])]
-    used, inverse = np.unique(registers.reason[rows], return_inverse=True)
+    used, inverse = text.distinct(registers.reason[rows])
     reasons = [" ".join(reason_names(bits)).encode() for bits in used.tolist()]
     initial = " ".join(c for c, i in zip(VERDICT_CLASSES, own.initial, strict=True) if i)
-    return [*pieces, b",", text.choose(reasons, inverse), b"," + initial.encode()]
+    return [*pieces, b",", text.from_table(reasons, inverse), b"," + initial.encode()]

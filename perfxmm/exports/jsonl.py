@@ -248,7 +248,7 @@ def _verdicts(registers: RegisterSet, rows: npt.NDArray[np.intp]) -> npt.NDArray
     packed = np.zeros(len(rows), np.int64)
     for column in range(len(VERDICT_CLASSES)):
         packed |= registers.verdict[rows, column].astype(np.int64) << 8 * column
-    used, inverse = np.unique(packed, return_inverse=True)
+    used, inverse = text.distinct(packed)
     texts = []
     for code in used.tolist():
         verdicts = {
@@ -256,16 +256,16 @@ def _verdicts(registers: RegisterSet, rows: npt.NDArray[np.intp]) -> npt.NDArray
             for column, name in enumerate(VERDICT_CLASSES)
         }
         texts.append(json.dumps(verdicts, separators=(",", ":")).encode())
-    return text.choose(texts, inverse)
+    return text.from_table(texts, inverse)
 
 
 def _reasons(registers: RegisterSet, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
-    used, inverse = np.unique(registers.reason[rows], return_inverse=True)
+    used, inverse = text.distinct(registers.reason[rows])
     texts = [
         json.dumps(list(reason_names(bits)), separators=(",", ":")).encode()
         for bits in used.tolist()
     ]
-    return text.choose(texts, inverse)
+    return text.from_table(texts, inverse)
 
 
 def _lanes(

@@ -143,6 +143,8 @@ def _registers(
     if [state for _, _, state in parts] == ["init"] and len(numbers) > 1:
         span = _span(name, numbers)
         return [_INDENT + span + b"  init\n"]
+    if element.kind == "hex" and [state for _, _, state in parts] == ["data"]:
+        return [_hex_lines(registers, rows, numbers, words, name, msb_first)]
     pieces: list[Piece] = []
     lanes = {
         first: _lane_pieces(registers, rows, numbers, first, last, element, msb_first)
@@ -155,6 +157,20 @@ def _registers(
             pieces += lanes[first][index] if state == "data" else [b" " + state.encode()]
         pieces.append(b"\n")
     return pieces
+
+
+def _hex_lines(
+    registers: RegisterSet, rows: Rows, numbers: list[int], words: int, name: str, msb_first: bool
+) -> Piece:
+    """The everyday case in one piece: whole registers as raw words."""
+    values = registers.vectors[rows][:, numbers, :words]
+    if msb_first:
+        values = values[:, :, ::-1]
+    literals: list[bytes] = []
+    for number in numbers:
+        label = _INDENT + f"{name}{number}".ljust(6).encode() + b" 0x"
+        literals += [(b"\n" if literals else b"") + label, *[b" 0x"] * (words - 1)]
+    return text.words_in(values.reshape(len(rows), -1), [*literals, b"\n"])
 
 
 def _lane_pieces(

@@ -178,15 +178,16 @@ class ScriptText:
                 name = self.names.gpr_names[gpr].encode()
                 pieces += [b" " + name + b":0x", digits[:, number]]
         prefix = {2: "XMM", 4: "YMM", 8: "ZMM"}.get(own.qwords, "VEC")
-        numbers = [r for r in sorted(selection.vectors) if any(own.words_of(r))]
-        if numbers:
-            values = text.hex_minimal(registers.vectors[rows][:, numbers, : own.qwords])
-            for number, register in enumerate(numbers):
-                seen = own.words_of(register)
-                for word in range(min(own.qwords, selection.vectors[register])):
-                    if seen[word]:
-                        pieces.append(f" {prefix}[{register}][{word}]:0x".encode())
-                        pieces.append(values[:, number, word])
+        places = [
+            (register, word)
+            for register in sorted(selection.vectors)
+            for word, seen in enumerate(own.words_of(register)[: selection.vectors[register]])
+            if seen
+        ]
+        if places:
+            values = registers.vectors[rows][:, *np.array(places).T]
+            labels = [f" {prefix}[{register}][{word}]:0x".encode() for register, word in places]
+            pieces.append(text.words_in(values, [*labels, b""]))
         for k in range(own.predicates):
             if k in selection.opmasks:
                 digits = text.hex_minimal(registers.predicates[rows, k])
@@ -248,9 +249,9 @@ def _verdicts(batch: SnapshotBatch, rows: Rows) -> npt.NDArray[np.uint8]:
         packed = np.zeros(len(rows), np.int64)
         for column in range(len(VERDICT_CLASSES)):
             packed |= registers.verdict[rows, column].astype(np.int64) << 8 * column
-        used, inverse = np.unique(packed, return_inverse=True)
+        used, inverse = text.distinct(packed)
         texts = [f"{name}:{_verdict_text(code)}".encode() for code in used.tolist()]
-        columns.append(text.choose(texts, inverse))
+        columns.append(text.from_table(texts, inverse))
     pieces: list[Piece] = []
     for number, column_ in enumerate(columns):
         pieces += [b" ", column_] if number else [column_]
@@ -268,9 +269,9 @@ def _verdict_text(code: int) -> str:
 def _reasons(batch: SnapshotBatch, rows: Rows) -> npt.NDArray[np.uint8]:
     pieces: list[Piece] = []
     for number, registers in enumerate(batch.sets.values()):
-        used, inverse = np.unique(registers.reason[rows], return_inverse=True)
+        used, inverse = text.distinct(registers.reason[rows])
         texts = [",".join(reason_names(bits)).encode() for bits in used.tolist()]
-        pieces += [b"; "] * bool(number) + [text.choose(texts, inverse)]
+        pieces += [b"; "] * bool(number) + [text.from_table(texts, inverse)]
     return text.assemble(pieces, len(rows))
 
 
