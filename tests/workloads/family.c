@@ -6,8 +6,10 @@
 //   exec PROG   a second thread executes PROG with argument "spin"
 //   spin [S]    S seconds of CPU time
 //   wait        four threads that spin until killed; prints "ready"
+//   guard       the same, with handlers that count every signal; SIGTERM ends it with the counts
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +36,15 @@ static void spin(double seconds) {
 static void *brief(void *arg) { (void)arg; spin(0.004); return 0; }
 static void *longer(void *arg) { (void)arg; spin(0.4); exit(3); }
 static void *forever(void *arg) { (void)arg; for (;;) spin(1); return 0; }
+
+static volatile int signals, traps, ending;
+
+static void count(int number) {
+    if (number == SIGTERM) { ending = 1; return; }
+    __atomic_fetch_add(number == SIGTRAP ? &traps : &signals, 1, __ATOMIC_RELAXED);
+}
+
+static void *until_told(void *arg) { (void)arg; while (!ending) spin(0.01); return 0; }
 
 static char *program;
 static void *executes(void *arg) {
@@ -86,6 +97,18 @@ int main(int argc, char **argv) {
         puts("ready");
         fflush(stdout);
         forever(0);
+    }
+    if (!strcmp(mode, "guard")) {
+        for (int n = 1; n < 32; n++)
+            if (n != SIGSEGV && n != SIGBUS && n != SIGILL && n != SIGFPE && n != SIGABRT)
+                signal(n, count);
+        for (int i = 1; i < 4; i++) pthread_create(&ids[i], 0, until_told, 0);
+        puts("ready");
+        fflush(stdout);
+        until_told(0);
+        for (int i = 1; i < 4; i++) pthread_join(ids[i], 0);
+        printf("traps %d signals %d\n", traps, signals);
+        return 0;
     }
     return 96;
 }
