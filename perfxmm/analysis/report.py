@@ -126,7 +126,10 @@ class ReportBuilder:
         keys, where, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
         inverse = inverse.reshape(-1)
         sums = np.stack(
-            [np.bincount(inverse, weights=column, minlength=len(keys)) for column in columns],
+            [
+                np.bincount(inverse, weights=column.astype(np.float64), minlength=len(keys))
+                for column in columns
+            ],
             axis=1,
         )
         unknown = np.full(n, -1, np.int32)
