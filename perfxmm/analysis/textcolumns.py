@@ -90,6 +90,8 @@ def decimal_fixed(values: U64, digits: int) -> U8:
 
 def right_aligned(rows: U8, width: int) -> U8:
     """`rows` with each row padded on the left with spaces to `width` characters (ASCII only)."""
+    if rows.all():
+        return np.concatenate([_blanks(rows, width), rows], axis=1)
     missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
     pad = np.arange(width) < missing[:, None]
     return np.concatenate([np.where(pad, np.uint8(ord(" ")), np.uint8(0)), rows], axis=1)
@@ -97,9 +99,15 @@ def right_aligned(rows: U8, width: int) -> U8:
 
 def left_aligned(rows: U8, width: int) -> U8:
     """`rows` with each row padded on the right with spaces to `width` characters (ASCII only)."""
+    if rows.all():
+        return np.concatenate([rows, _blanks(rows, width)], axis=1)
     missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
     pad = np.arange(width) < missing[:, None]
     return np.concatenate([rows, np.where(pad, np.uint8(ord(" ")), np.uint8(0))], axis=1)
+
+
+def _blanks(rows: U8, width: int) -> U8:
+    return constant(b" " * max(0, width - rows.shape[1]), len(rows))
 
 
 def choose(strings: Sequence[bytes], indices: npt.NDArray[np.integer]) -> U8:
@@ -133,7 +141,7 @@ def from_table(table: Sequence[bytes], inverse: npt.NDArray[np.intp]) -> U8:
 
 def constant(text: bytes, n: int) -> U8:
     """`text` in every row."""
-    return np.broadcast_to(np.frombuffer(text, np.uint8), (n, len(text)))
+    return np.ndarray((n, len(text)), np.uint8, text, 0, (0, 1))
 
 
 def blank_where(rows: U8, mask: npt.NDArray[np.bool_], instead: bytes = b"") -> U8:

@@ -86,17 +86,23 @@ class ScriptText:
         ip = attributed_ip(batch)
         chains = self._chains(batch) if "chain" in self.fields else None
         for run in text.runs(len(batch), row_bytes):
-            parts = []
-            for shape in shapes:
-                first, last = np.searchsorted(shape.rows, (run.start, run.stop))
-                rows = shape.rows[first:last]
-                if len(rows):
-                    pieces = self._line(batch, shape, rows, ip)
-                    if chains is not None:
-                        pieces.append(text.choose(chains, rows))
-                    pieces += self._blocks(batch, shape, rows)
-                    parts.append((rows - run.start, text.assemble(pieces, len(rows))))
-            yield text.squeeze(text.interleave(parts, run.stop - run.start))
+            yield self._run(batch, shapes, run, ip, chains)
+
+    def _run(
+        self, batch: SnapshotBatch, shapes: list[Shape], run: slice, ip: npt.NDArray[np.uint64],
+        chains: list[bytes] | None,
+    ) -> bytes:
+        parts = []
+        for shape in shapes:
+            first, last = np.searchsorted(shape.rows, (run.start, run.stop))
+            rows = shape.rows[first:last]
+            if len(rows):
+                pieces = self._line(batch, shape, rows, ip)
+                if chains is not None:
+                    pieces.append(text.choose(chains, rows))
+                pieces += self._blocks(batch, shape, rows)
+                parts.append((rows - run.start, text.assemble(pieces, len(rows))))
+        return text.squeeze(text.interleave(parts, run.stop - run.start))
 
     def _elements(self, batch: SnapshotBatch) -> npt.NDArray[np.integer] | None:
         if self.view != "auto":
