@@ -20,6 +20,8 @@ from support.workloads import workload
 
 from perfxmm.errors import PermissionDenied, TargetError
 from perfxmm.kernel.constants import RecordType
+from perfxmm.kernel.registers import GPR_IP
+from perfxmm.perfdata.stopinfo import StopFlag
 from perfxmm.sources.sigtrap import SigtrapSource
 
 SOURCE = SigtrapSource()
@@ -311,3 +313,69 @@ def test_somebody_elses_process(tmp_path: Path) -> None:
         assert PermissionDenied.__name__ in done.stderr
         assert "belongs to uid 0" in done.stderr
         assert_unharmed(process)
+
+
+LAUNCHER = (
+    "import sys, resource; sys.path[:0] = sys.argv[1].split(':');"
+    "kind, limit = sys.argv[3].split('=');"
+    "resource.setrlimit(getattr(resource, 'RLIMIT_' + kind), (int(limit), int(limit)));"
+    "from support.recorded import request;"
+    "from perfxmm.sources.sigtrap import SigtrapSource;"
+    "r = SigtrapSource().record(request(sys.argv[2], *sys.argv[4:], hz=500));"
+    "print(r.exit_status, *r.warnings)"
+)
+
+
+def test_open_files_limit(tmp_path: Path) -> None:
+    """Threads beyond the limit go unsampled and unharmed."""
+    program = workload("constants.c", "-mavx2")
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, f"{TESTS.parent}:{TESTS}", str(tmp_path / "a"),
+         "NOFILE=30", program, "0.05", "30"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1].startswith("0 some threads are not sampled"), done.stderr
+    got = load(tmp_path / "a")
+    sampled = len(set(got.column("tid").tolist()))
+    assert 5 < sampled < 30
+    assert got.result["threads_not_sampled"] == 30 - sampled
+
+
+def test_locked_memory_limit() -> None:
+    """Threads without a ring are sampled with the stop's own IP."""
+    command, path = nobody_python()
+    if int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2:
+        pytest.skip("perf events are refused to other users here")
+    allowed_kb = int(Path("/proc/sys/kernel/perf_event_mlock_kb").read_text())
+    if allowed_kb * (os.cpu_count() or 1) > 64 * 36:  # a ring of 8 pages and one more each
+        pytest.skip("too much memory may be locked here")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        out = f"{directory}/a"
+        done = subprocess.run(
+            [*command, LAUNCHER, path, out, "MEMLOCK=0", workload("constants.c", "-mavx2"),
+             "0.05", "64"], capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert "0 the locked-memory limit" in done.stdout, done.stderr
+        got = load(out)
+    assert got.result["unpaired"] > 10
+    flags = got.column("stop_flags")
+    assert ((flags & StopFlag.UNPAIRED) != 0).sum() == got.result["unpaired"]
+    assert (got.column("ip") == got.gpr(GPR_IP))[(flags & StopFlag.UNPAIRED) != 0].all()
+
+
+def test_set_user_id_program() -> None:
+    """Traced by a user without privileges, it runs without its own: one has to be told."""
+    command, path = nobody_python()
+    program = next(
+        (p for p in ("/usr/bin/mount", "/usr/bin/su", "/usr/bin/passwd")
+         if Path(p).exists() and Path(p).stat().st_mode & 0o4000), None,
+    )  # fmt: skip
+    if program is None:
+        pytest.skip("no set-user-id program here")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        done = subprocess.run(
+            [*command, LAUNCHER, path, f"{directory}/a", "CORE=0", program, "--version"],
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+    assert "executed a set-user-id program" in done.stdout, done.stderr

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -39,6 +40,8 @@ PROGRESS_NS = 250_000_000
 TRIM_MAX_NS = 30_000
 TRIM_SAMPLES = 50
 TRIM_THREADS = 32
+# Left free for /proc files and the like when threads use up RLIMIT_NOFILE.
+SPARE_DESCRIPTORS = 8
 
 
 class KeyGuard(Protocol):
@@ -92,6 +95,9 @@ class TraceState:
     _trim_samples: int = 0
     _warned: set[str] = field(default_factory=set)
     _build_ids: BuildIdCache = field(default_factory=BuildIdCache)
+    _fd_ceiling: int = field(
+        default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+    )
 
     # --- the recording's frame
 
@@ -222,7 +228,7 @@ class TraceState:
             return thread
         try:
             open_events(thread, self.events, self.kernel, enabled=self.enabled,
-                        periods=self.periods())  # fmt: skip
+                        periods=self.periods(), fd_ceiling=self._fd_ceiling)  # fmt: skip
         except OSError as error:
             self._not_sampled(thread, error)
             return None
@@ -236,8 +242,8 @@ class TraceState:
             return
         self.skipped_threads += 1
         if error.errno == errno.EMFILE:
-            soft = os.sysconf("SC_OPEN_MAX")
-            self.warn_once(f"some threads are not sampled: the limit of {soft} open files is "
+            limit = self._fd_ceiling + SPARE_DESCRIPTORS
+            self.warn_once(f"some threads are not sampled: the limit of {limit} open files is "
                            "reached (ulimit -n)")  # fmt: skip
             return
         context = OpenContext(self.events[0].name, self.events[0].opened, thread.tid)

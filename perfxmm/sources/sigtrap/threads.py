@@ -62,10 +62,11 @@ class Thread:
 
 def open_events(
     thread: Thread, events: tuple[TracedEvent, ...], kernel: Kernel, *, enabled: bool,
-    periods: Sequence[int],
+    periods: Sequence[int], fd_ceiling: int = 1 << 30,
 ) -> None:
     """Opens every event on the thread and maps one ring for all of them.
 
+    fd_ceiling: the first descriptor number that is too high, so that some stay free.
     Raises OSError from perf_event_open; events opened before that are closed again. A ring that
     may not be mapped (locked memory limit) leaves the thread without one: its stops are then
     recorded without the event's own IP and time.
@@ -75,6 +76,8 @@ def open_events(
             attr = event.opened_bytes(enabled=enabled, period=period)
             fd = kernel.perf_event_open(attr, thread.tid, -1, -1, PERF_FLAG_FD_CLOEXEC)
             thread.fds.append(fd)
+            if fd >= fd_ceiling:
+                raise OSError(errno.EMFILE, "descriptors kept for /proc and the recording")
             thread.ids[kernel.event_id(fd)] = event.index
     except OSError:
         close_events(thread, kernel)

@@ -65,6 +65,8 @@ def main(requests_fd: int, reports_fd: int, parent: int) -> int:
         if not first:
             return 1
         os.set_blocking(requests_fd, False)
+        # A recorder that does not read must not hold up the target.
+        os.set_blocking(reports_fd, False)
         _record(first[0], inherited, flags, requests, reports)
     except PerfxmmError as error:
         reports.send({"error": error_to_json(error)})
@@ -133,6 +135,7 @@ def _record(
             target.abandon()
             signal.setitimer(signal.ITIMER_REAL, TICK_S, TICK_S)
             session.let_go(target)
+    os.set_blocking(reports.fd, True)
     session.close(failure, reports)
     signal.setitimer(signal.ITIMER_REAL, 0, 0)
     if session.state is not None and target is not None and target.root and not requests.ended:
