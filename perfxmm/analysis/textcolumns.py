@@ -36,7 +36,9 @@ Piece = bytes | U8 | Pad
 # the cost of a numpy call does not count.
 RUN_BYTES = 2 << 20
 
-_HEX_BYTES = np.array([b"%02x" % n for n in range(256)]).view(np.uint16)
+# Four digits for two bytes of a big-endian word: half the look-ups of a table by bytes.
+_HEX_BYTES = np.array([b"%02x" % n for n in range(256)]).view(np.uint16).astype(np.uint32)
+_HEX_PAIRS = (_HEX_BYTES[:, None] << np.uint32(16) | _HEX_BYTES).reshape(-1)
 _DEC_DIGITS = np.array([b"%04d" % n for n in range(10_000)]).view(np.uint32)
 _ZERO, _BLANK = np.uint8(ord("0")), np.uint8(ord(" "))
 # Pieces from this many bytes on are copied on their own.
@@ -49,8 +51,9 @@ _HEX_MASKS = np.frombuffer(
 
 def hex_fixed(words: U64) -> U8:
     """16 lower-case digits per word: uint64 [...] to uint8 [..., 16]."""
-    big_endian = np.ascontiguousarray(words).byteswap().view(np.uint8)
-    digits = np.take(_HEX_BYTES, big_endian.reshape(*words.shape, 8))
+    big_endian = np.ascontiguousarray(words).byteswap().view(np.uint16)
+    # "wrap" only spares take() the bounds check: there are 65,536 entries.
+    digits = np.take(_HEX_PAIRS, big_endian.reshape(*words.shape, 4), mode="wrap")
     return digits.view(np.uint8).reshape(*words.shape, 16)
 
 
@@ -62,6 +65,8 @@ def hex_minimal(words: U64) -> U8:
 
 def decimal(values: npt.NDArray[np.integer]) -> U8:
     """Decimal digits, a minus sign where needed: integers [n] to uint8 [n, width]."""
+    if len(values) and (values == values[0]).all():
+        return constant(b"%d" % values[0], len(values))
     if values.dtype.kind == "i":
         negative = values < 0
         magnitude = np.abs(values.astype(np.int64)).view(np.uint64)
@@ -225,11 +230,10 @@ def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
     return out
 
 
-def squeeze(matrix: U8) -> bytes:
+def squeeze(matrix: U8) -> memoryview:
     """The text of all rows: every byte that is not 0, row after row."""
-    there = matrix.view(np.bool_) if matrix.flags.c_contiguous else matrix != 0
-    text: bytes = matrix.tobytes() if there.all() else matrix[matrix != 0].tobytes()
-    return text
+    text = np.ascontiguousarray(matrix) if matrix.all() else matrix[matrix != 0]
+    return text.reshape(-1).data
 
 
 def _padded(pieces: list[Piece], n: int) -> list[bytes | U8]:

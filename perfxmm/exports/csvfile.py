@@ -85,7 +85,7 @@ class CsvLines:
             columns += [f"{name}.reasons", f"{name}.init"]
         return ",".join(columns).encode() + b"\n"
 
-    def lines(self, batch: SnapshotBatch) -> Iterator[bytes]:
+    def lines(self, batch: SnapshotBatch) -> Iterator[memoryview]:
         """The batch's lines, in its order, as pieces of about a megabyte."""
         words = sum(s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values())
         shapes = shapes_of(batch, self.policy, redacted=self.redaction.rows(batch))

@@ -77,7 +77,7 @@ class JsonLines:
         )
         self._events = EncodedTable(names.events, json_string, b"null")
 
-    def lines(self, batch: SnapshotBatch) -> Iterator[bytes]:
+    def lines(self, batch: SnapshotBatch) -> Iterator[memoryview]:
         """The batch's lines, in its order, as pieces of about a megabyte."""
         words = sum(s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values())
         row_bytes = 600 + 24 * words + 64 * sum(len(s.gpr_ids) for s in batch.sets.values())

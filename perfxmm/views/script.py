@@ -76,7 +76,7 @@ class ScriptText:
             "event": EncodedTable(names.events, encode, _UNKNOWN),
         }
 
-    def lines(self, batch: SnapshotBatch) -> Iterator[bytes]:
+    def lines(self, batch: SnapshotBatch) -> Iterator[memoryview]:
         """The batch as text, in its order, in pieces of about a megabyte."""
         elements = self._elements(batch)
         shapes = shapes_of(batch, self.policy, elements=elements)
@@ -91,7 +91,7 @@ class ScriptText:
     def _run(
         self, batch: SnapshotBatch, shapes: list[Shape], run: slice, ip: npt.NDArray[np.uint64],
         chains: list[bytes] | None,
-    ) -> bytes:
+    ) -> memoryview:
         parts = []
         for shape in shapes:
             first, last = np.searchsorted(shape.rows, (run.start, run.stop))

@@ -10,7 +10,7 @@ WORDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20)
 
 
 def lines(rows: np.ndarray) -> list[bytes]:
-    return text.squeeze(text.assemble([rows, b"\n"], len(rows))).split(b"\n")[:-1]
+    return bytes(text.squeeze(text.assemble([rows, b"\n"], len(rows)))).split(b"\n")[:-1]
 
 
 @settings(max_examples=60, deadline=None)
