@@ -10,6 +10,7 @@ from perfxmm.sources.base import RecordRequest
 # even when nobody asked for a limit.
 HARD_LOSS = 0.9
 MAX_FACTOR = 1e6
+LEAST_LOSS = 0.001  # no sampling is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Governor:
 
     def __init__(self, limit_percent: float | None = None) -> None:
         asked = HARD_LOSS if limit_percent is None else limit_percent / 100
-        self.limit = min(asked, HARD_LOSS)
+        self.limit = min(max(asked, LEAST_LOSS), HARD_LOSS)
         self.factor = 1.0
         self.back_offs = 0
 

@@ -28,6 +28,14 @@ _ERRORS: dict[str, type[PerfxmmError]] = {
 _TUPLES = {f.name for f in dataclasses.fields(RecordRequest) if str(f.type).startswith("tuple")}
 
 
+@dataclasses.dataclass(slots=True)
+class Flags:
+    """Set by signal handlers, read by the loop. stop: why, "" while sampling goes on."""
+
+    tick: bool = False
+    stop: str = ""
+
+
 def request_to_json(request: RecordRequest) -> dict[str, Any]:
     data = {
         f.name: getattr(request, f.name)

@@ -57,8 +57,10 @@ class Detacher:
             if tid > 0:
                 try:
                     self._stopped(tid, status.value)
-                except OSError:
-                    self._gone(tid)  # killed between its stop and our request
+                except OSError as error:
+                    if error.errno != errno.ESRCH:  # ESRCH: killed between its stop and our request
+                        ptrace.call(ptrace.DETACH, tid, 0, 0)
+                    self._gone(tid)
             elif ctypes.get_errno() == errno.ECHILD:
                 return
             if time.monotonic() > deadline:

@@ -116,6 +116,9 @@ def _build(
         # registers do not belong to the event. Tracepoints are all in the kernel.
         flags |= AttrFlag.EXCLUDE_KERNEL | AttrFlag.EXCLUDE_HV
         flags &= ~AttrFlag.EXCLUDE_USER
+    else:
+        warnings.append(f"{name}: a tracepoint traps at the return from the kernel: registers are "
+                        "those of that moment, and system calls may return EINTR")  # fmt: skip
     flags |= AttrFlag.SAMPLE_ID_ALL | AttrFlag.USE_CLOCKID
     sample_type = int(RING_SAMPLE_TYPE)
     if flags & AttrFlag.FREQ:

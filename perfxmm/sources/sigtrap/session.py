@@ -20,12 +20,12 @@ from perfxmm.sources.limits import Governor, StopLimits
 from perfxmm.sources.sigtrap import events as event_table
 from perfxmm.sources.sigtrap import interrupt
 from perfxmm.sources.sigtrap.assembly import SampleAssembler
-from perfxmm.sources.sigtrap.channel import Lines, error_to_json
+from perfxmm.sources.sigtrap.channel import Flags, Lines, error_to_json
 from perfxmm.sources.sigtrap.detach import Detacher
 from perfxmm.sources.sigtrap.events import TracedEvent
-from perfxmm.sources.sigtrap.state import Flags, TraceState
+from perfxmm.sources.sigtrap.state import TraceState
 from perfxmm.sources.sigtrap.targets import Target
-from perfxmm.sources.sigtrap.threads import switch_events
+from perfxmm.sources.sigtrap.threads import close_events, switch_events
 from perfxmm.version import __version__
 from perfxmm.xstate.cpuid import machine_layout, xgetbv
 
@@ -166,6 +166,8 @@ class Session:
                 state.finish_round(time.monotonic_ns(), everything=True)
             except OutputError as error:
                 failure = error
+        for thread in state.threads.values():
+            close_events(thread, self.kernel)
         first, last = assembler.first_ns, assembler.last_ns
         result: dict[str, Any] = {
             "samples": assembler.samples, "bare_samples": assembler.bare,

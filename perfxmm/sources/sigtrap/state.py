@@ -24,6 +24,7 @@ from perfxmm.perfdata.writer import Writer
 from perfxmm.sources.limits import Governor, StopLimits
 from perfxmm.sources.sigtrap import procfs
 from perfxmm.sources.sigtrap.assembly import SampleAssembler
+from perfxmm.sources.sigtrap.channel import Flags
 from perfxmm.sources.sigtrap.events import PERIOD_FLOOR_NS, TracedEvent, ring_has_period
 from perfxmm.sources.sigtrap.targets import Target
 from perfxmm.sources.sigtrap.threads import (
@@ -48,14 +49,6 @@ class KeyGuard(Protocol):
     """crypto.CryptoGuard, which is imported only where redaction was asked for."""
 
     def handles_keys(self, pid: int, generation: int, ip: int, *, bits: int = 64) -> bool: ...
-
-
-@dataclass(slots=True)
-class Flags:
-    """Set by signal handlers, read by the loop. stop: why, "" while sampling goes on."""
-
-    tick: bool = False
-    stop: str = ""
 
 
 @dataclass(slots=True)
@@ -142,6 +135,8 @@ class TraceState:
         """Drains all rings; ends the round unless some ring had to keep a sample back."""
         held = False
         for thread in list(self.threads.values()):
+            if thread.blocked:
+                thread.blocked = procfs.blocks_sigtrap(thread.tid)
             bare = self.assembler.bare
             self.assembler.drain(thread, now_ns=now_ns, everything=everything)
             held |= thread.held

@@ -18,7 +18,7 @@ from typing import Any
 
 from perfxmm.errors import OutputError, PerfxmmError
 from perfxmm.kernel import ptrace
-from perfxmm.sources.sigtrap.channel import Lines, error_to_json, request_from_json
+from perfxmm.sources.sigtrap.channel import Flags, Lines, error_to_json, request_from_json
 
 TICK_S = 0.05
 # The recorder's end, however it comes, must not end the tracer before the detach.
@@ -27,9 +27,6 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main(requests_fd: int, reports_fd: int, parent: int) -> int:
     """Runs one recording. Never raises; what went wrong is reported as an error message."""
-    from perfxmm.sources.sigtrap.state import Flags
-    from perfxmm.sources.sigtrap.targets import Inherited
-
     flags = Flags()
     ignored = frozenset(n for n in _STOPPING if signal.getsignal(n) == signal.SIG_IGN)
 
@@ -55,6 +52,9 @@ def main(requests_fd: int, reports_fd: int, parent: int) -> int:
     environment = dict(os.environ)
     # numpy's thread pool is of no use here, and a process with threads should not fork.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # Heavy imports from here on: the signal handlers stand.
+    from perfxmm.sources.sigtrap.targets import Inherited
+
     nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[1], nofile[1]))
     inherited = Inherited(environment, nofile, ignored)
@@ -81,7 +81,7 @@ def main(requests_fd: int, reports_fd: int, parent: int) -> int:
 
 
 def _record(
-    message: dict[str, Any], inherited: Any, flags: Any, requests: Lines, reports: Lines
+    message: dict[str, Any], inherited: Any, flags: Flags, requests: Lines, reports: Lines
 ) -> None:
     from perfxmm.sources.sigtrap import interrupt, loop, targets
     from perfxmm.sources.sigtrap.session import Session
@@ -129,6 +129,11 @@ def _record(
             raise targets.start_error(number, request.command[0])
     except PerfxmmError as error:
         failure = failure or error
+    except Exception as error:
+        # A mistake of ours: the target is let go and the file finished all the same.
+        failure = PerfxmmError("the tracer failed", why=f"{type(error).__name__}: {error}")
+        if os.environ.get("PERFXMM_DEBUG"):
+            raise
     finally:
         gc.enable()
         if target is not None:
@@ -143,7 +148,7 @@ def _record(
 
 
 def _await_command(
-    state: Any, root: int, flags: Any, requests: Lines, reports: Lines, options: dict[str, Any]
+    state: Any, root: int, flags: Flags, requests: Lines, reports: Lines, options: dict[str, Any]
 ) -> None:
     """After the recording: the command's own exit status, where it still runs."""
     if state.exit_status is None and options.get("wait", True):
