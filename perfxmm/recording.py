@@ -264,8 +264,11 @@ class Recording:
     ) -> tuple[Bool, dict[str, Bool]]:
         """Which samples to give, and the classes each was asked for, by set."""
         asked = {name: self._asked[name][batch.event] for name in batch.sets}
-        shown = np.zeros(len(batch), np.bool_)
         only = Policy.of(verdicts) if verdicts else None
+        # A sample that was asked for no register at all is as good as absent.
+        shown = np.full(len(batch), "absent" in (verdicts or policy.keep) & policy.keep)
+        for classes in asked.values():
+            shown &= ~classes.any(axis=1)
         for name, registers in batch.sets.items():
             kept = policy.kept(registers.verdict) & asked[name]
             if only is not None:

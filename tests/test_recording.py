@@ -186,3 +186,12 @@ def test_judged_batches_still_tell_what_was_delivered(shared_data: Path) -> None
         intr = batch.sets["intr"]
         assert (intr.delivered_qwords == 8).all()
         assert not intr.vectors[intr.verdict[:, 1] == Verdict.FOREIGN].any()
+
+
+def test_samples_without_any_register_are_absent(shared_data: Path) -> None:
+    recording = perfxmm.open(shared_data / "perfdata" / "lpd.sleep.data")
+    assert rows(recording) == 0
+    assert dict(recording.account.hidden) == {"absent": 7}
+    (batch,) = recording.snapshots(keep=("all",))
+    assert len(batch) == 7
+    assert batch.sets == {}

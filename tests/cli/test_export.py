@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import pyarrow.parquet as pq
 import pytest
+from support.command import PERFXMM
 from support.inprocess import run
 from support.written_recording import AXPY, DOT, Sample, program, write
 
@@ -168,6 +170,16 @@ def test_an_output_that_is_there_is_kept(recording: Path, tmp_path: Path) -> Non
 def test_wrong_options(recording: Path, options: list[str], first: str) -> None:
     done = run("export", "-i", recording, *options)
     assert (done.code, done.err.splitlines()[0]) == (2, first)
+
+
+def test_a_full_disk_behind_stdout_is_one_clear_error(recording: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*PERFXMM, "export", "-i", str(recording)], stdout=full, stderr=subprocess.PIPE,
+            check=False, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "perfxmm: No space left on device\n"
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
