@@ -106,7 +106,7 @@ def main() -> int:
     cycles, kills = (20, 5) if chosen.short else (chosen.cycles, chosen.kills)
     delay = random.Random(chosen.seed)
     samples = killed_sampling = 0
-    cycled, killed = Target(), Target()
+    cycled = Target()
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "out.data"
         for n in range(cycles):
@@ -119,6 +119,7 @@ def main() -> int:
             if n % 50 == 49:
                 print(f"{n + 1} of {cycles} cycles", file=sys.stderr)
         cycled.end()
+        killed = Target()
         for n in range(kills):
             killed_sampling += kill_once(killed, output, chosen.hz, delay)
             killed.check()

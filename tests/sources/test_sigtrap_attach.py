@@ -379,3 +379,27 @@ def test_set_user_id_program() -> None:
             capture_output=True, text=True, check=False, cwd="/",
         )  # fmt: skip
     assert "executed a set-user-id program" in done.stdout, done.stderr
+
+
+def test_recorder_of_a_launched_command_killed(tmp_path: Path) -> None:
+    """The command goes on to its own end."""
+    status_file = tmp_path / "status"
+    script = RECORDER.replace("pids=(int(sys.argv[3]),)", "'sh', '-c', sys.argv[3]")
+    family = workload("family.c")
+    command = (
+        f"{family} spin 1.5; echo $? > {status_file}.new; mv {status_file}.new {status_file}"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, f"{TESTS.parent}:{TESTS}", str(tmp_path / "a"), command,
+         "997"], stdout=subprocess.PIPE, text=True,
+    ) as record:  # fmt: skip
+        while int(record.stdout.readline()) < 50:
+            pass
+        record.kill()
+    deadline = time.monotonic() + 60
+    while not status_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert status_file.read_text() == "5\n"
+    got = load(tmp_path / "a")
+    assert len(got) >= 50

@@ -35,8 +35,6 @@ static void spin(double seconds) {
 
 static void *brief(void *arg) { (void)arg; spin(0.004); return 0; }
 static void *longer(void *arg) { (void)arg; spin(0.4); exit(3); }
-static void *forever(void *arg) { (void)arg; for (;;) spin(1); return 0; }
-
 static volatile int signals, traps, ending;
 
 static void count(int number) {
@@ -44,7 +42,15 @@ static void count(int number) {
     __atomic_fetch_add(number == SIGTRAP ? &traps : &signals, 1, __ATOMIC_RELAXED);
 }
 
-static void *until_told(void *arg) { (void)arg; while (!ending) spin(0.01); return 0; }
+// Ends with its parent too: a test that is killed leaves nothing running.
+static pid_t parent;
+static void *until_told(void *arg) {
+    (void)arg;
+    while (!ending && getppid() == parent) spin(0.01);
+    return 0;
+}
+
+static void *forever(void *arg) { until_told(arg); exit(0); }
 
 static char *program;
 static void *executes(void *arg) {
@@ -58,6 +64,7 @@ int main(int argc, char **argv) {
     pthread_t ids[4];
     int status = 0;
     const char *mode = argv[1];
+    parent = getppid();
     if (!strcmp(mode, "spin")) {
         spin(argc > 2 ? atof(argv[2]) : 0.3);
         return 5;
