@@ -13,6 +13,7 @@ and the long fixed ones (registers) are only copied.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -28,9 +29,37 @@ class Pad(Enum):
     PAD = 0
 
 
-# A piece of a row: the same bytes in every row, one matrix [n, width], or a place for blanks.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words as 16 digits each, between literals, of which there is one more than words.
+
+    words: uint64 [n, k]. The text is made where it is to stand, without a copy on the way.
+    """
+
+    words: U64
+    literals: Sequence[bytes]
+
+    @property
+    def width(self) -> int:
+        return sum(map(len, self.literals)) + 16 * (len(self.literals) - 1)
+
+    def fill(self, matrix: U8, at: int) -> None:
+        """Writes the text into the columns of `matrix` (contiguous) from `at` on."""
+        n, width = matrix.shape
+        row = (b"\1" * 16).join(self.literals)
+        matrix[:, at : at + len(row)] = np.frombuffer(row, np.uint8)
+        digits = hex_fixed(self.words).view("V16")[..., 0]
+        for number, literal in enumerate(self.literals[:-1]):
+            at += len(literal)
+            np.ndarray((n,), "V16", matrix, at, (width,))[...] = digits[:, number]
+            at += 16
+
+
+# A piece of a row: the same bytes in every row, one matrix [n, width], registers as digits, or a
+# place for blanks.
 PAD = Pad.PAD
-Piece = bytes | U8 | Pad
+Text = bytes | U8 | Words
+Piece = Text | Pad
 
 # Rows are built in runs of about this many bytes: small enough for the caches, large enough that
 # the cost of a numpy call does not count.
@@ -58,9 +87,13 @@ def hex_fixed(words: U64) -> U8:
 
 
 def hex_minimal(words: U64) -> U8:
-    """Digits without leading zeros ("0" for zero): uint64 [...] to uint8 [..., 16]."""
-    halves = hex_fixed(words).view(np.uint64)
-    return (halves & _HEX_MASKS[_hex_digits(words)]).view(np.uint8)
+    """Digits without leading zeros ("0" for zero): uint64 [...] to uint8 [..., at most 16]."""
+    count = _hex_digits(words)
+    longest = int(count.max()) if count.size else 0
+    digits = hex_fixed(words)
+    if not count.size or int(count.min()) < longest:
+        digits = (digits.view(np.uint64) & _HEX_MASKS[count]).view(np.uint8)
+    return digits[..., 16 - longest :]
 
 
 def decimal(values: npt.NDArray[np.integer]) -> U8:
@@ -77,8 +110,11 @@ def decimal(values: npt.NDArray[np.integer]) -> U8:
     count = np.ones(len(magnitude), np.int64)
     for power in range(1, rows.shape[1]):
         count += magnitude >= np.uint64(10**power)
-    leading = np.arange(rows.shape[1]) < (rows.shape[1] - count)[:, None]
-    digits = np.where(leading, np.uint8(0), rows)
+    longest = int(count.max()) if len(count) else 0
+    digits = rows[:, rows.shape[1] - longest :]
+    if len(count) and int(count.min()) < longest:
+        leading = np.arange(longest) < (longest - count)[:, None]
+        digits = np.where(leading, np.uint8(0), digits)
     if negative is None or not negative.any():
         return digits
     sign = np.where(negative, np.uint8(ord("-")), np.uint8(0))
@@ -95,20 +131,30 @@ def decimal_fixed(values: U64, digits: int) -> U8:
 
 def right_aligned(rows: U8, width: int) -> U8:
     """`rows` with each row padded on the left with spaces to `width` characters (ASCII only)."""
-    if rows.all():
+    if _whole(rows):
         return np.concatenate([_blanks(rows, width), rows], axis=1)
-    missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
+    missing = np.maximum(width - _lengths(rows), 0)
     pad = np.arange(width) < missing[:, None]
     return np.concatenate([np.where(pad, np.uint8(ord(" ")), np.uint8(0)), rows], axis=1)
 
 
 def left_aligned(rows: U8, width: int) -> U8:
     """`rows` with each row padded on the right with spaces to `width` characters (ASCII only)."""
-    if rows.all():
+    if _whole(rows):
         return np.concatenate([rows, _blanks(rows, width)], axis=1)
-    missing = np.maximum(width - np.count_nonzero(rows, axis=1), 0)
+    missing = np.maximum(width - _lengths(rows), 0)
     pad = np.arange(width) < missing[:, None]
     return np.concatenate([rows, np.where(pad, np.uint8(ord(" ")), np.uint8(0))], axis=1)
+
+
+def spaced(rows: U8, most: int = 64) -> U8:
+    """`rows` with blanks for 0 bytes, for formats that allow them around a field.
+
+    Fields wider than `most` stay as they are: a few long names must not blow up every row.
+    """
+    if rows.shape[1] > most or _whole(rows):
+        return rows
+    return np.where(rows == 0, _BLANK, rows)
 
 
 def _blanks(rows: U8, width: int) -> U8:
@@ -163,51 +209,26 @@ def blank_where(rows: U8, mask: npt.NDArray[np.bool_], instead: bytes = b"") -> 
 def word_block(
     words: U64, *, open_register: bytes, before: bytes, between: bytes, close_register: bytes,
     between_registers: bytes,
-) -> U8:
-    """Vector registers as text of fixed width: uint64 [n, registers, qwords] to uint8 [n, w].
+) -> Words:
+    """Vector registers as text of fixed width: uint64 [n, registers, qwords].
 
     Each word is `before` and 16 digits; words are joined by `between`, registers wrapped in
     `open_register` and `close_register` and joined by `between_registers`.
     """
     n, registers, qwords = words.shape
-    if n == 0 or registers == 0 or qwords == 0:
-        return np.zeros((n, 0), np.uint8)
-    step = len(before) + 16 + len(between)
-    body = open_register + (before + b"\1" * 16 + between) * qwords
-    body = body[: len(body) - len(between)] + close_register + between_registers
-    first = len(open_register) + len(before)
-    row = np.frombuffer(body * registers, np.uint8)
-    out = np.empty((n, len(row)), np.uint8)
-    out[:] = row
-    # One 16-byte copy a word: a strided view of the places where the digits go.
-    places = np.ndarray(
-        (n, registers, qwords), "V16", out, first, (out.shape[1], len(body), step)
-    )
-    places[...] = hex_fixed(words).view("V16")[..., 0]
-    return out[:, : out.shape[1] - len(between_registers)]
-
-
-def words_in(words: U64, literals: Sequence[bytes]) -> U8:
-    """Words as 16 digits each between literals, of which there is one more than words.
-
-    uint64 [n, k] to uint8 [n, w]; every row is equally long.
-    """
-    n, count = words.shape
-    row = np.frombuffer((b"\1" * 16).join(literals), np.uint8)
-    out = np.empty((n, len(row)), np.uint8)
-    out[:] = row
-    digits = hex_fixed(words).view("V16")[..., 0]
-    at = 0
-    for number in range(count):
-        at += len(literals[number])
-        np.ndarray((n,), "V16", out, at, (len(row),))[...] = digits[:, number]
-        at += 16
-    return out
+    first = open_register + before
+    literals = [b""]
+    for _ in range(registers):
+        literals[-1] += first
+        literals += [between + before] * (qwords - 1)
+        literals.append(close_register + between_registers)
+    literals[-1] = literals[-1][: len(literals[-1]) - len(between_registers)]
+    return Words(words.reshape(n, -1), literals)
 
 
 def assemble(pieces: Iterable[Piece], n: int) -> U8:
     """Pieces side by side: uint8 [n, total width]. Around a PAD no byte of a row is 0."""
-    out: list[bytes | U8] = []
+    out: list[Text] = []
     around: list[Piece] = []
     for piece in pieces:
         if not isinstance(piece, Pad) and _width(piece) >= _LONG and _whole(piece):
@@ -232,17 +253,17 @@ def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
 
 def squeeze(matrix: U8) -> memoryview:
     """The text of all rows: every byte that is not 0, row after row."""
-    text = np.ascontiguousarray(matrix) if matrix.all() else matrix[matrix != 0]
+    text = np.ascontiguousarray(matrix) if _whole(matrix) else matrix[matrix != 0]
     return text.reshape(-1).data
 
 
-def _padded(pieces: list[Piece], n: int) -> list[bytes | U8]:
+def _padded(pieces: list[Piece], n: int) -> list[Text]:
     """The pieces as they are, or, where there is a PAD, as one matrix without 0 bytes."""
     plain = [piece for piece in pieces if not isinstance(piece, Pad)]
     if len(plain) == len(pieces) or all(_whole(piece) for piece in plain):
         return plain
     before = _side_by_side(plain, n)
-    length = np.count_nonzero(before, axis=1)
+    length = _lengths(before)
     longest = int(length.max()) if n else 0
     missing = longest - length
     place = next(k for k, piece in enumerate(pieces) if isinstance(piece, Pad))
@@ -254,25 +275,42 @@ def _padded(pieces: list[Piece], n: int) -> list[bytes | U8]:
     return [filled[filled != 0].reshape(n, longest)]
 
 
-def _side_by_side(pieces: Sequence[bytes | U8], n: int) -> U8:
+def _lengths(rows: U8) -> npt.NDArray[np.int64]:
+    """How many bytes of each row are not 0."""
+    there = (rows != 0).view(np.uint8)
+    out = np.zeros(len(rows), np.int64)
+    # einsum has the fastest sum of bytes along rows; it counts to 255.
+    for at in range(0, rows.shape[1], 255):
+        out += np.einsum("ij->i", there[:, at : at + 255])
+    return out
+
+
+def _side_by_side(pieces: Sequence[Text], n: int) -> U8:
     out = np.empty((n, sum(_width(piece) for piece in pieces)), np.uint8)
     at = 0
     for piece in pieces:
         width = _width(piece)
         if isinstance(piece, bytes):
             out[:, at : at + width] = np.frombuffer(piece, np.uint8)
+        elif isinstance(piece, Words):
+            piece.fill(out, at)
         else:
             out[:, at : at + width] = piece
         at += width
     return out
 
 
-def _width(piece: bytes | U8) -> int:
-    return len(piece) if isinstance(piece, bytes) else int(piece.shape[1])
+def _width(piece: Text) -> int:
+    if isinstance(piece, bytes):
+        return len(piece)
+    return piece.width if isinstance(piece, Words) else int(piece.shape[1])
 
 
-def _whole(piece: bytes | U8) -> bool:
-    return isinstance(piece, bytes) or bool(piece.all())
+def _whole(piece: Text) -> bool:
+    if isinstance(piece, bytes | Words):
+        return True
+    # min() has a vector loop for bytes, all() converts each of them to a truth value first.
+    return piece.size == 0 or int(piece.min()) > 0
 
 
 def runs(n: int, row_bytes: int) -> Iterator[slice]:

@@ -11,7 +11,9 @@ from perfxmm.cli import options
 from perfxmm.errors import UsageError
 
 if TYPE_CHECKING:
+    from perfxmm.exports.jsonl import JsonLines
     from perfxmm.views.lanes import Selection
+    from perfxmm.views.script import ScriptText
 
 EXAMPLES = """
 Examples:
@@ -79,19 +81,20 @@ def script(
     recording = options.open_input(input)
 
     from perfxmm.analysis.shown import limited
-    from perfxmm.exports.jsonl import JsonLines
-    from perfxmm.views.script import ScriptText
-
     names = recording.names
     selection = _selection(regs, names.gpr_names)
     element_of = options.element_of(recording, view)
     writer: JsonLines | ScriptText
     columns = {"gprs", "vectors", "predicates"}
     if as_json:
+        from perfxmm.exports.jsonl import JsonLines
+
         writer = JsonLines(names, policy, "" if view == "hex" else view, element_of)
     else:
         if selection is not None and selection.gprs and "regs" not in wanted:
             wanted = [*wanted, "regs"]
+        from perfxmm.views.script import ScriptText
+
         writer = ScriptText(
             names, policy, wanted, view, msb_first, selection, element_of,
             recording.instructions.chain_names if "chain" in wanted else None,

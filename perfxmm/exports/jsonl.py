@@ -1,7 +1,8 @@
 """JSON lines: one object of schema `perfxmm.snapshot/1` per sample.
 
-Compact, ASCII only. 64-bit values are strings of hexadecimal digits. Lines are made column by
-column (analysis.textcolumns), so that a sample never becomes a Python object.
+ASCII only; 64-bit values are strings of hexadecimal digits. Lines are made column by column
+(analysis.textcolumns), so that a sample never becomes a Python object. They are compact but for
+blanks between fields, which make neighbouring lines equally long.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perfxmm.analysis.names import CPUMODE_NAMES, EncodedTable, NameTables
 from perfxmm.analysis.report import ElementOf
 from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
 from perfxmm.analysis.shown import IP_ID, Policy
-from perfxmm.analysis.textcolumns import Piece
+from perfxmm.analysis.textcolumns import Piece, spaced
 from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
@@ -117,23 +118,25 @@ class JsonLines:
         symbol = names_of(batch.symbol)
         offset: Piece = b"null"
         if batch.symbol_offset is not None:
-            offset = text.blank_where(
-                text.decimal(batch.symbol_offset[rows]), symbol < 0, b"null"
+            offset = spaced(
+                text.blank_where(text.decimal(batch.symbol_offset[rows]), symbol < 0, b"null")
             )
         period = batch.period[rows]
+        exact = text.choose([b"false", b"true"], batch.exact_ip[rows].astype(np.int8))
         source = json_string(self.names.source) if self.names.source else b"null"
         pieces: list[Piece] = [
-            _HEAD, text.decimal(batch.time_ns[rows]),
+            _HEAD, spaced(text.decimal(batch.time_ns[rows])),
             b',"pid":', _number(batch.pid[rows]), b',"tid":', _number(batch.tid[rows]),
             b',"cpu":', _number(batch.cpu[rows]),
-            b',"comm":', self._comms.rows(names_of(batch.comm)),
-            b',"event":', self._events.rows(batch.event[rows]),
-            b',"period":', text.blank_where(text.decimal(period), period == 0, b"null"),
+            b',"comm":', spaced(self._comms.rows(names_of(batch.comm))),
+            b',"event":', spaced(self._events.rows(batch.event[rows])),
+            b',"period":', spaced(text.blank_where(text.decimal(period), period == 0, b"null")),
             b',"ip":"0x', text.hex_minimal(batch.ip[rows]),
-            b'","cpumode":', text.choose(_CPUMODES, batch.cpumode[rows] & 7),
-            b',"exact_ip":', text.choose([b"false", b"true"], batch.exact_ip[rows].astype(np.int8)),
-            b',"symbol":', self._symbols.rows(symbol), b',"symbol_offset":', offset,
-            b',"dso":', self._dsos.rows(dso), b',"build_id":', self._build_ids.rows(dso),
+            b'","cpumode":', spaced(text.choose(_CPUMODES, batch.cpumode[rows] & 7)),
+            b',"exact_ip":', spaced(exact),
+            b',"symbol":', spaced(self._symbols.rows(symbol)), b',"symbol_offset":', offset,
+            b',"dso":', spaced(self._dsos.rows(dso)),
+            b',"build_id":', spaced(self._build_ids.rows(dso)),
             b',"source":', source, b',"sets":{',
         ]  # fmt: skip
         for number, (name, registers) in enumerate(batch.sets.items()):
@@ -158,8 +161,8 @@ class JsonLines:
         pieces += [b"},", text.PAD, b'"vector_bits":%d,"vector":[' % bits]
         pieces += _vectors(registers, own, rows)
         pieces += [b'],"opmask":[', *_opmasks(registers, own, rows), b"]"]
-        pieces += [b',"verdict":', _verdicts(registers, rows)]
-        pieces += [b',"reasons":', _reasons(registers, rows)]
+        pieces += [b',"verdict":', spaced(_verdicts(registers, rows), 256)]
+        pieces += [b',"reasons":', spaced(_reasons(registers, rows), 256)]
         initial = [c for c, i in zip(VERDICT_CLASSES, own.initial, strict=True) if i]
         pieces.append(b',"init":' + json.dumps(initial, separators=(",", ":")).encode())
         if self.view:
@@ -175,7 +178,7 @@ class JsonLines:
 def _number(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """Decimal digits; null for -1, which is how a batch says "not recorded"."""
     missing = values == -1
-    return text.blank_where(text.decimal(np.where(missing, 0, values)), missing, b"null")
+    return spaced(text.blank_where(text.decimal(np.where(missing, 0, values)), missing, b"null"))
 
 
 def _gprs(

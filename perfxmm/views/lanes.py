@@ -170,7 +170,7 @@ def _hex_lines(
     for number in numbers:
         label = _INDENT + f"{name}{number}".ljust(6).encode() + b" 0x"
         literals += [(b"\n" if literals else b"") + label, *[b" 0x"] * (words - 1)]
-    return text.words_in(values.reshape(len(rows), -1), [*literals, b"\n"])
+    return text.Words(values.reshape(len(rows), -1), [*literals, b"\n"])
 
 
 def _lane_pieces(

@@ -193,7 +193,7 @@ class ScriptText:
         if places:
             values = registers.vectors[rows][:, *np.array(places).T]
             labels = [f" {prefix}[{register}][{word}]:0x".encode() for register, word in places]
-            pieces.append(text.words_in(values, [*labels, b""]))
+            pieces.append(text.Words(values, [*labels, b""]))
         for k in range(own.predicates):
             if k in selection.opmasks:
                 digits = text.hex_minimal(registers.predicates[rows, k])

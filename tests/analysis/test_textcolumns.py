@@ -68,7 +68,7 @@ def test_registers_as_blocks_of_words() -> None:
         words, open_register=b"[", before=b"0x", between=b",", close_register=b"]",
         between_registers=b";",
     )
-    assert lines(block) == [
+    assert bytes(text.squeeze(text.assemble([block, b"\n"], 2))).split() == [
         b"[0x0000000000000000,0x0000000000000001];[0x0000000000000002,0x0000000000000003]",
         b"[0x0000000000000004,0x0000000000000005];[0x0000000000000006,0x0000000000000007]",
     ]
