@@ -65,7 +65,7 @@ def source(found: Diagnosis, name: str) -> tuple[bool, dict[str, str]]:
 
 
 def text_of(found: Diagnosis, *, short: bool = False, verbose: bool = False) -> str:
-    console = Console(width=400, no_color=True, highlight=False)
+    console = Console(width=600, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(view.short(found) if short else view.full(found, verbose=verbose))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
