@@ -43,14 +43,18 @@ class Words:
     def width(self) -> int:
         return sum(map(len, self.literals)) + 16 * (len(self.literals) - 1)
 
+    @property
+    def row(self) -> bytes:
+        """The literals, with room for the digits."""
+        return (b"\1" * 16).join(self.literals)
+
     def fill(self, matrix: U8, at: int) -> None:
-        """Writes the text into the columns of `matrix` (contiguous) from `at` on."""
+        """Writes the digits into `matrix` (contiguous), whose rows hold `row` from `at` on."""
         n, width = matrix.shape
-        row = (b"\1" * 16).join(self.literals)
-        matrix[:, at : at + len(row)] = np.frombuffer(row, np.uint8)
         digits = hex_fixed(self.words).view("V16")[..., 0]
         for number, literal in enumerate(self.literals[:-1]):
             at += len(literal)
+            # One 16-byte copy a word.
             np.ndarray((n,), "V16", matrix, at, (width,))[...] = digits[:, number]
             at += 16
 
@@ -287,16 +291,28 @@ def _lengths(rows: U8) -> npt.NDArray[np.int64]:
 
 def _side_by_side(pieces: Sequence[Text], n: int) -> U8:
     out = np.empty((n, sum(_width(piece) for piece in pieces)), np.uint8)
+    # What is the same in all rows goes into all of them at once.
+    row = np.zeros(out.shape[1], np.uint8)
+    places: list[tuple[int, U8 | Words]] = []
     at = 0
     for piece in pieces:
         width = _width(piece)
         if isinstance(piece, bytes):
-            out[:, at : at + width] = np.frombuffer(piece, np.uint8)
+            row[at : at + width] = np.frombuffer(piece, np.uint8)
         elif isinstance(piece, Words):
+            row[at : at + width] = np.frombuffer(piece.row, np.uint8)
+            places.append((at, piece))
+        elif n and piece.strides[0] == 0:
+            row[at : at + width] = piece[0]
+        else:
+            places.append((at, piece))
+        at += width
+    out[:] = row
+    for at, piece in places:
+        if isinstance(piece, Words):
             piece.fill(out, at)
         else:
-            out[:, at : at + width] = piece
-        at += width
+            out[:, at : at + piece.shape[1]] = piece
     return out
 
 
