@@ -72,7 +72,9 @@ RUN_BYTES = 2 << 20
 # Four digits for two bytes of a big-endian word: half the look-ups of a table by bytes.
 _HEX_BYTES = np.array([b"%02x" % n for n in range(256)]).view(np.uint16).astype(np.uint32)
 _HEX_PAIRS = (_HEX_BYTES[:, None] << np.uint32(16) | _HEX_BYTES).reshape(-1)
-_DEC_DIGITS = np.array([b"%04d" % n for n in range(10_000)]).view(np.uint32)
+_DEC_DIGITS = (
+    (np.arange(10_000)[:, None] // [1000, 100, 10, 1] % 10 + ord("0")).astype(np.uint8)
+).view(np.uint32)[:, 0]
 _ZERO, _BLANK = np.uint8(ord("0")), np.uint8(ord(" "))
 # Pieces from this many bytes on are copied on their own.
 _LONG = 64
