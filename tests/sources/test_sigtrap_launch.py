@@ -17,6 +17,7 @@ from support.workloads import symbol, workload
 from perfxmm.errors import NotSupported, OutputError, UsageError
 from perfxmm.kernel.constants import AttrFlag, PerfType, RecordType, SampleType
 from perfxmm.kernel.registers import GPR_IP
+from perfxmm.perfdata.reader import Reader
 from perfxmm.perfdata.stopinfo import StopFlag
 from perfxmm.sources.sigtrap import SigtrapSource
 from perfxmm.xstate.components import classes_in
@@ -151,6 +152,28 @@ def test_threads_and_processes_are_followed(
         assert got.counts[RecordType.EXIT] >= 120
     if arguments[0] == "fork":
         assert got.counts[RecordType.FORK] == 1
+
+
+def test_rounds_keep_their_promise(tmp_path: Path) -> None:
+    """Nothing that follows a finished round is older than the round before that one."""
+    out = tmp_path / "a"
+    SOURCE.record(request(out, workload("family.c"), "churn", "200", hz=2000))
+    before_last = until_now = newest = rounds = 0
+    for block in Reader(str(out)).blocks():
+        for offset, size, kind in zip(
+            block.offsets.tolist(), block.sizes.tolist(), block.types.tolist(), strict=True
+        ):
+            if kind == RecordType.FINISHED_ROUND:
+                rounds += 1
+                before_last, until_now = until_now, newest
+                continue
+            # TIME stands behind header, IDENTIFIER, IP and TID; or in the trailer in front of
+            # CPU and IDENTIFIER.
+            at = offset + 32 if kind == RecordType.SAMPLE else offset + size - 24
+            time_ns = int.from_bytes(bytes(block.buffer[at : at + 8]), "little")
+            assert time_ns >= before_last
+            newest = max(newest, time_ns)
+    assert rounds >= 2
 
 
 def test_without_inherit_children_go_free(tmp_path: Path) -> None:

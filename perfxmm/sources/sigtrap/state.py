@@ -28,6 +28,7 @@ from perfxmm.sources.sigtrap.channel import Flags
 from perfxmm.sources.sigtrap.events import PERIOD_FLOOR_NS, TracedEvent, ring_has_period
 from perfxmm.sources.sigtrap.targets import Target
 from perfxmm.sources.sigtrap.threads import (
+    TAIL,
     Thread,
     close_events,
     open_events,
@@ -132,19 +133,25 @@ class TraceState:
             self.flags.stop = reached
 
     def finish_round(self, now_ns: int, *, everything: bool = False) -> None:
-        """Drains all rings; ends the round unless some ring had to keep a sample back."""
-        held = False
+        """Drains all rings and ends the round.
+
+        A round promises that nothing older than the round before it follows. A sample that was
+        kept back at the last round's end and still is would break that: the round then goes on.
+        """
+        overdue = False
         for thread in list(self.threads.values()):
             if thread.blocked:
                 thread.blocked = procfs.blocks_sigtrap(thread.tid)
             bare = self.assembler.bare
             self.assembler.drain(thread, now_ns=now_ns, everything=everything)
-            held |= thread.held
+            overdue |= thread.held and thread.held_at == thread.control[TAIL]
             if self.assembler.bare > bare and not thread.blocked and not everything:
                 self._look_at_mask(thread)
         self.assembler.flush()
-        if not held:
+        if not overdue:
             self.writer.finished_round()
+            for thread in self.threads.values():
+                thread.held_at = thread.control[TAIL] if thread.held else -1
 
     def _enable(self) -> None:
         self.enabled = True

@@ -37,8 +37,8 @@ class Thread:
     control, words, quads: the ring's control page, and its data as u64 twice (array for copies,
     memoryview for single words); `size_bytes` 0 where it has no ring.
     listening: in a group stop, held by PTRACE_LISTEN. held: a sample without its stop waits in
-    the ring. blocked: the thread was seen with SIGTRAP blocked.
-    cpu_ns: its CPU time at the last look. state_fd, outstanding: of the interrupt engine.
+    the ring; held_at: where, when the last round ended. blocked: the thread was seen with SIGTRAP
+    blocked. cpu_ns: its CPU time at the last look. state_fd, outstanding: of the interrupt engine.
     """
 
     tid: int
@@ -52,6 +52,7 @@ class Thread:
     size_bytes: int = 0
     listening: int = 0
     held: bool = False
+    held_at: int = -1
     blocked: bool = False
     cpu: int = 0xFFFFFFFF
     active: bool = False
