@@ -68,6 +68,11 @@ def record(
     the result says `interrupted`). Returns what was recorded. Raises UsageError, NotSupported,
     PermissionDenied, TargetError, OutputError.
     """
+    if isinstance(command, str):
+        raise UsageError(
+            "command must be a sequence of words, not one string",
+            next_step="For example: record(['./app', '--option']).",
+        )
     _check_target(command, bool(pids) or bool(tids) or user is not None, system_wide or bool(cpus))
     if frequency_hz is not None and period is not None:
         raise UsageError("a frequency (-F) and a period (-c) exclude one another")
@@ -82,6 +87,8 @@ def record(
         raise UsageError(f"-m must be a power of two, not {mmap_pages}")
     if redact not in REDACTIONS:
         raise UsageError(f"unknown redaction '{redact}'", next_step="Take 'values' or 'crypto'.")
+    if not output:
+        raise UsageError("the output file has no name", next_step="Give one: -o FILE.")
     sets, classes = _registers(regs, user_regs, intr_regs)
     all_pids = (*pids, *_pids_of(user)) if user is not None else tuple(pids)
     request = RecordRequest(
@@ -92,8 +99,13 @@ def record(
         cpu_limit_percent=cpu_limit_percent, mmap_pages=mmap_pages, engine=engine, force=force,
         redact=redact, unsafe_foreign=unsafe_foreign, command_line=tuple(command_line),
         options={
-            "regs": regs, "user_regs": user_regs, "intr_regs": intr_regs, "source": source,
-            "engine": engine, "frequency_hz": frequency_hz, "period": period,
+            "events": [events] if isinstance(events, str) else list(events), "regs": regs,
+            "user_regs": user_regs, "intr_regs": intr_regs, "source": source, "engine": engine,
+            "frequency_hz": frequency_hz, "period": period, "pids": list(all_pids),
+            "tids": list(tids), "system_wide": system_wide, "cpus": cpus,
+            "callchain": callchain, "inherit": inherit, "duration_s": duration_s,
+            "delay_s": delay_s, "max_samples": max_samples, "max_size_bytes": max_size_bytes,
+            "cpu_limit_percent": cpu_limit_percent, "redact": redact,
         },
     )  # fmt: skip
     resolved = _events([events] if isinstance(events, str) and events else list(events))

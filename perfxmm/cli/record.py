@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perfxmm.cli import complete
 from perfxmm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Examples:
 # Everything after the command's name belongs to the command.
 CONTEXT_SETTINGS = {"allow_interspersed_args": False}
 
+_CLASSES = complete.comma_list(complete.register_classes)
 _SIZES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -36,7 +38,8 @@ def record(
     ] = None,
     event: Annotated[
         list[str] | None,
-        typer.Option("-e", "--event", metavar="EVENT", help="Event to sample by, as in perf."),
+        typer.Option("-e", "--event", metavar="EVENT", help="Event to sample by, as in perf.",
+                     autocompletion=complete.comma_list(complete.event_names)),
     ] = None,
     frequency: Annotated[
         int | None, typer.Option("-F", "--freq", metavar="HZ", help="Samples per second.")
@@ -65,22 +68,27 @@ def record(
     regs: Annotated[
         str,
         typer.Option("--regs", metavar="auto|CLASS,...",
-                     help="Register classes: xmm, ymm, zmm, opmask, gpr, r16, ssp."),
+                     help="Register classes: xmm, ymm, zmm, opmask, gpr, r16, ssp.",
+                     autocompletion=_CLASSES),
     ] = "auto",
     user_regs: Annotated[
-        str, typer.Option("--user-regs", metavar="CLASS,...", help="Classes of the user set.")
+        str, typer.Option("--user-regs", metavar="CLASS,...", help="Classes of the user set.",
+                          autocompletion=_CLASSES)
     ] = "",
     intr_regs: Annotated[
         str, typer.Option("-I", "--intr-regs", metavar="CLASS,...",
-                          help="Classes of the set taken at the interrupt.")
+                          help="Classes of the set taken at the interrupt.",
+                          autocompletion=_CLASSES)
     ] = "",
     source: Annotated[
         str, typer.Option("--source", metavar="auto|pmu|sigtrap|nmi",
-                          help="Where snapshots come from.")
+                          help="Where snapshots come from.",
+                          autocompletion=complete.choice("auto", "pmu", "sigtrap", "nmi"))
     ] = "auto",
     engine: Annotated[
         str, typer.Option("--engine", metavar="auto|perf|interrupt",
-                          help="How source sigtrap stops threads.")
+                          help="How source sigtrap stops threads.",
+                          autocompletion=complete.choice("auto", "perf", "interrupt"))
     ] = "auto",
     no_inherit: Annotated[
         bool, typer.Option("-i", "--no-inherit", help="Do not follow new threads and processes.")
@@ -113,14 +121,15 @@ def record(
     ] = 64,
     redact: Annotated[
         str, typer.Option("--redact", metavar="values|crypto",
-                          help="Write no values, or none at crypto instructions.")
+                          help="Write no values, or none at crypto instructions.",
+                          autocompletion=complete.choice("values", "crypto"))
     ] = "",
     unsafe_foreign: Annotated[
         bool, typer.Option("--unsafe-foreign",
                            help="Write values that may belong to the kernel or others.")
     ] = False,
     archive: Annotated[
-        bool, typer.Option("--archive", help="Keep the sampled binaries beside the recording.")
+        bool, typer.Option("--archive", help="Keep copies of the sampled binaries in FILE.archive.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
@@ -158,7 +167,8 @@ def record(
 
         kept, missing = archive_binaries(result.path)
         if not quiet:
-            console.say(f"archived {kept} binaries beside {result.path}")
+            noun = "binary" if kept == 1 else "binaries"
+            console.say(f"archived {kept} {noun} beside {result.path}")
         for path in missing:
             console.say(f"warning: not archived: {path} (no build id, changed or unreadable)")
     if not quiet:

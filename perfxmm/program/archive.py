@@ -41,7 +41,7 @@ def keep(dsos: Iterable[tuple[str, bytes]], directory: Path) -> tuple[int, list[
         target = directory / ".build-id" / name[:2] / name[2:] / "elf"
         try:
             if not target.exists():
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _private_directories(directory, target.parent)
                 _write(image.data, target)
         except OSError as error:
             raise OutputError(
@@ -51,6 +51,13 @@ def keep(dsos: Iterable[tuple[str, bytes]], directory: Path) -> tuple[int, list[
             ) from error
         kept += 1
     return kept, missing
+
+
+def _private_directories(top: Path, leaf: Path) -> None:
+    """Makes `leaf` and what is missing above it down from `top`, for the owner only."""
+    below = leaf.relative_to(top).parts
+    for depth in range(len(below) + 1):
+        top.joinpath(*below[:depth]).mkdir(mode=0o700, parents=depth == 0, exist_ok=True)
 
 
 def _write(data: memoryview, target: Path) -> None:

@@ -32,6 +32,8 @@ def test_kept_binary_serves_when_the_original_is_gone(tmp_path: Path) -> None:
     kept = home / ".build-id" / "00" / BUILD_ID.hex()[2:] / "elf"
     assert kept.read_bytes() == binary.read_bytes()
     assert kept.stat().st_mode & 0o777 == 0o600
+    made = [home, *(p for p in home.rglob("*") if p.is_dir())]
+    assert [p.stat().st_mode & 0o777 for p in made] == [0o700] * 4
     binary.unlink()
     found = Binaries(Places(archives=(home,)))
     table = found.symbols(found.intern(str(binary), BUILD_ID))

@@ -70,10 +70,15 @@ def run(
     cwd: Path | None = None,
     timeout_s: float = 60.0,
     python: str = sys.executable,
+    script: bool = False,
 ) -> Ran:
-    """`perfxmm ARGUMENTS`, under `prefix` (setpriv, a seccomp launcher, ...)."""
+    """`perfxmm ARGUMENTS`, under `prefix` (setpriv, a seccomp launcher, ...).
+
+    script: by the installed script instead of `python -m` (completion goes by the name).
+    """
+    command = [str(Path(python).with_name("perfxmm"))] if script else [python, *PERFXMM[1:]]
     done = subprocess.run(
-        [*map(str, prefix), python, *PERFXMM[1:], *map(str, arguments)],
+        [*map(str, prefix), *command, *map(str, arguments)],
         stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, cwd=cwd,
         env={**os.environ, **(env or {})}, check=False,
     )  # fmt: skip
