@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from perfxmm.errors import TargetError, errno_name
+from perfxmm.errors import PerfxmmError, UsageError
 
 # Python ignores these, and a program would inherit that.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -37,13 +36,20 @@ class WaitingCommand:
 
     The child holds the read end of a pipe: one byte lets it go on, and if perfxmm is gone before
     that, end of file ends it, so that nothing half-started stays behind.
+
+    stdout_taken: stdout is the recording, so what the command prints goes to stderr.
+    Raises UsageError where there is no such program.
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], *, stdout_taken: bool = False) -> None:
+        # Here, because the tracer process needs this module, and fast, but not this.
+        import shutil
+
         self._argv = list(argv)
         program = argv[0]
         if shutil.which(program) is None:
-            raise _not_started(program, errno.EACCES if Path(program).is_file() else errno.ENOENT)
+            there = Path(program).is_file()
+            raise start_error(errno.EACCES if there else errno.ENOENT, program)
         go_read, self._go = os.pipe()
         failed, failed_write = os.pipe()
         self._status: int | None = None
@@ -51,13 +57,13 @@ class WaitingCommand:
         if self.pid == 0:
             os.close(self._go)
             os.close(failed)
-            _become(self._argv, go_read, failed_write)
+            _become(self._argv, go_read, failed_write, stdout_taken=stdout_taken)
         os.close(go_read)
         os.close(failed_write)
         self._failed = failed
 
     def release(self) -> None:
-        """Lets the child execute; returns when it has. Raises TargetError where it cannot."""
+        """Lets the child execute; returns when it has. Raises UsageError where it cannot."""
         os.write(self._go, b"!")
         os.close(self._go)
         told = os.read(self._failed, 16)
@@ -65,7 +71,7 @@ class WaitingCommand:
         self._go = self._failed = -1
         if told:
             self.wait()
-            raise _not_started(self._argv[0], int(told))
+            raise start_error(int(told), self._argv[0])
 
     def poll(self) -> int | None:
         """Its exit status once it has ended."""
@@ -100,13 +106,15 @@ class WaitingCommand:
         self._status = 128 - code if code < 0 else code
 
 
-def _become(argv: list[str], go: int, failed: int) -> None:
+def _become(argv: list[str], go: int, failed: int, *, stdout_taken: bool) -> None:
     """The child: waits for its byte, then turns into the command. Never returns."""
     try:
         if os.read(go, 1) != b"!":
             os._exit(0)
         for number in _RESTORED:
             signal.signal(number, signal.SIG_DFL)
+        if stdout_taken:
+            os.dup2(2, 1)
         os.execvp(argv[0], argv)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -115,9 +123,14 @@ def _become(argv: list[str], go: int, failed: int) -> None:
         os._exit(127)
 
 
-def _not_started(program: str, number: int) -> TargetError:
-    return TargetError(
-        f"cannot start {program!r}", where=f"execvp: {errno_name(number)}",
-        why=os.strerror(number),
-        next_step="the command and its arguments stand after --" if number == errno.ENOENT else "",
+def start_error(number: int, command: str) -> PerfxmmError:
+    """The command could not be executed, for the reason that errno `number` gives."""
+    shown = command.encode("unicode_escape").decode()
+    steps = {
+        errno.ENOENT: "Check the spelling and PATH.",
+        errno.EACCES: "Is the file executable for this user?",
+        errno.ENOEXEC: "Not a program this machine can run; scripts need a #! line.",
+    }
+    return UsageError(
+        f"cannot run {shown!r}", why=os.strerror(number), next_step=steps.get(number, "")
     )

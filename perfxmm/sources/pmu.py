@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from perfxmm.errors import OutputError, TargetError
+from perfxmm.errors import OutputError, TargetError, UsageError
 from perfxmm.kernel.constants import AttrFlag
 from perfxmm.kernel.cpuinfo import CpuInfo, read_cpuinfo
 from perfxmm.kernel.maps import online_cpus, threads_of
@@ -52,7 +52,7 @@ class PmuSource:
 
     def __init__(
         self, kernel: Kernel | None = None, *, found: Capabilities | None = None,
-        situation: Situation | None = None, spawn: Callable[[Sequence[str]], Command] | None = None,
+        situation: Situation | None = None, spawn: Callable[..., Command] | None = None,
         cpus: Sequence[int] | None = None, machine: CpuInfo | None = None, proc: str = "/proc",
     ) -> None:  # fmt: skip
         self._kernel = kernel or linux_kernel()
@@ -77,11 +77,14 @@ class PmuSource:
         """Records until the command ends, the targets are gone, a limit or a signal.
 
         Raises NotSupported (a class the kernel refuses, with where it would work),
-        PermissionDenied, SyscallError, TargetError and OutputError. What was recorded before an
+        PermissionDenied, SyscallError, TargetError, UsageError (no such command) and
+        OutputError. What was recorded before an
         OutputError stays readable.
         """
         planned = pmu_attr.plan_events(request, self.capabilities)
-        child = self._spawn(request.command) if request.command else None
+        child: Command | None = None
+        if request.command:
+            child = self._spawn(request.command, stdout_taken=request.output == "-")
         opened = OpenEvents(self._kernel, self._situation or survey())
         try:
             targets, cpus = self._where(request, child)
@@ -114,7 +117,7 @@ class PmuSource:
         except OutputError:
             session.finish("output")
             raise
-        except TargetError:
+        except (TargetError, UsageError):
             # The command never ran: an empty recording would only stand in the way of the next.
             _remove(session.request.output)
             raise

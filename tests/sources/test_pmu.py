@@ -43,6 +43,7 @@ from perfxmm.errors import (
     PermissionDenied,
     SyscallError,
     TargetError,
+    UsageError,
 )
 from perfxmm.kernel import attr as attrs
 from perfxmm.kernel.attr import EventAttr
@@ -109,7 +110,7 @@ def source(
     base = make_root(tmp_path / "root", **(root or {}))
     return PmuSource(
         kernel, found=found_for(kernel.model), situation=survey(base, uid=1000), cpus=cpus,
-        spawn=lambda argv: child or FakeCommand(argv), proc=proc or str(base / "proc"),
+        spawn=lambda argv, **_: child or FakeCommand(argv), proc=proc or str(base / "proc"),
     )  # fmt: skip
 
 
@@ -611,7 +612,7 @@ def refusing(kernel: FakeKernel, tmp_path: Path, **values: Any) -> tuple[Excepti
     made = source(kernel, tmp_path, child=child, root=values.pop("root", None))
     made = PmuSource(
         kernel, found=found_for(TIGERLAKE), situation=made._situation, cpus=(0, 1),
-        spawn=lambda argv: child,
+        spawn=lambda argv, **_: child,
     )  # fmt: skip
     with pytest.raises((SyscallError, NotSupportedBySyscall)) as caught:
         made.record(request(tmp_path, **values))
@@ -731,19 +732,53 @@ def test_the_commands_own_status(tmp_path: Path, script: str, status: int) -> No
     assert kernel.opened[0].pid > 0
 
 
-def test_a_command_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"cannot start 'no-such-command'.*ENOENT"):
-        run_real(tmp_path, "no-such-command")
+# command | why | next step: word for word as source sigtrap puts it
+NOT_STARTED = [
+    ("./no-such-program", "No such file or directory", "Check the spelling and PATH."),
+    ("no-such-command", "No such file or directory", "Check the spelling and PATH."),
+    ("./plain-file", "Permission denied", "Is the file executable for this user?"),
+    ("./broken", "Exec format error",
+     "Not a program this machine can run; scripts need a #! line."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "why", "step"), NOT_STARTED)
+def test_a_command_that_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str, step: str
+) -> None:
+    (tmp_path / "plain-file").write_text("no program")
+    (tmp_path / "broken").write_bytes(b"\x7fELF nonsense")
+    (tmp_path / "broken").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        run_real(tmp_path, name)
+    assert str(caught.value) == f"cannot run '{name}': {why}\n{step}"
+    assert caught.value.exit_code == 2
     assert not (tmp_path / "out.data").exists()
 
 
-def test_a_command_that_cannot_be_executed(tmp_path: Path) -> None:
-    script = tmp_path / "broken"
-    script.write_bytes(b"\x7fELF nonsense")
-    script.chmod(0o755)
-    with pytest.raises(TargetError, match="cannot start"):
-        run_real(tmp_path, str(script))
-    assert not (tmp_path / "out.data").exists()
+def test_what_a_command_prints_stays_out_of_a_recording_on_stdout(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    kernel = FakeKernel()
+    made = PmuSource(kernel, found=found_for(TIGERLAKE), cpus=(0,))
+    asked = request(tmp_path, command=("/bin/sh", "-c", "echo printed"), output="-")
+    # pytest's own stand-in for stdout has no descriptor.
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(os.dup(1), "w") as stdout:
+        patch.setattr("sys.stdout", stdout)
+        assert made.record(asked).exit_status == 0
+    out, err = capfdbinary.readouterr()
+    assert out[:16] == b"PERFILE2" + struct.pack("<Q", 16)
+    assert sum(size for _, size in walk(out[16:])) == len(out) - 16
+    assert b"printed" not in out
+    assert err == b"printed\n"
+
+
+def test_what_a_command_prints_goes_to_stdout_otherwise(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run_real(tmp_path, "/bin/sh", "-c", "echo printed")
+    assert capfdbinary.readouterr() == (b"printed\n", b"")
 
 
 def test_a_child_never_released_ends_by_itself(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import resource
 import signal
 from dataclasses import dataclass, field
 
-from perfxmm.errors import PerfxmmError, TargetError, UsageError
+from perfxmm.errors import TargetError
 from perfxmm.kernel import ptrace
 from perfxmm.kernel.permissions import explain_ptrace, survey
 from perfxmm.sources.base import RecordRequest
@@ -120,19 +120,6 @@ def _become(
         os.write(failed_w, str(error.errno).encode())
     finally:
         os._exit(127)
-
-
-def start_error(number: int, command: str) -> PerfxmmError:
-    """The command could not be executed."""
-    shown = command.encode("unicode_escape").decode()
-    steps = {
-        errno.ENOENT: "Check the spelling and PATH.",
-        errno.EACCES: "Is the file executable for this user?",
-        errno.ENOEXEC: "Not a program this machine can run; scripts need a #! line.",
-    }
-    return UsageError(
-        f"cannot run {shown!r}", why=os.strerror(number), next_step=steps.get(number, "")
-    )
 
 
 def attach(request: RecordRequest) -> Target:

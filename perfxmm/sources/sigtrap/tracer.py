@@ -83,6 +83,7 @@ def main(requests_fd: int, reports_fd: int, parent: int) -> int:
 def _record(
     message: dict[str, Any], inherited: Any, flags: Flags, requests: Lines, reports: Lines
 ) -> None:
+    from perfxmm.sources.command import start_error
     from perfxmm.sources.sigtrap import interrupt, loop, targets
     from perfxmm.sources.sigtrap.session import Session
 
@@ -126,7 +127,7 @@ def _record(
         number = target.exec_failure() if state.exit_status == 127 else 0
         if number:
             session.discard()
-            raise targets.start_error(number, request.command[0])
+            raise start_error(number, request.command[0])
     except PerfxmmError as error:
         failure = failure or error
     except Exception as error:
