@@ -36,6 +36,7 @@ from perfxmm.sources.pmu_attr import PlannedEvent, by_cpu
 from perfxmm.sources.pmu_events import OpenEvents
 from perfxmm.sources.pmu_session import Progress, Session
 from perfxmm.sources.stopping import StopSignals
+from perfxmm.xstate.cpuid import xgetbv
 
 # How long a command is waited for after Ctrl-C; it got the same signal from the terminal.
 GRACE_S = 2.0
@@ -189,7 +190,8 @@ class PmuSource:
             tool_version=tool, source="pmu", dialect=planned[0].attr.dialect.name,
             classes=list(request.classes), cpu_vendor=machine.vendor,
             cpu_model=machine.model_name, hypervisor=machine.hypervisor,
-            kernel_release=machine.kernel_release, probes=probes, options=dict(request.options),
+            kernel_release=machine.kernel_release, xcr0=xgetbv() or 0, probes=probes,
+            options={**request.options, "event_names": [event.name for event in planned]},
             opened_attrs=[raw.hex() for raw in opened.opened_attrs], redact=request.redact,
             unsafe_foreign=request.unsafe_foreign, clock="monotonic",
         )  # fmt: skip

@@ -23,6 +23,8 @@ SAMPLE_TYPE = (
     | SampleType.PERIOD
 )  # fmt: skip
 CLOCK_MONOTONIC = 1
+# How a descriptor is read at the end: value, enabled, running, id. Samples do not hold any of it.
+READ_FORMAT = ReadFormat.TOTAL_TIME_ENABLED | ReadFormat.TOTAL_TIME_RUNNING | ReadFormat.ID
 # The first event also reports names, mappings, forks and exits.
 TRACKING = (
     AttrFlag.MMAP | AttrFlag.MMAP2 | AttrFlag.COMM | AttrFlag.COMM_EXEC | AttrFlag.TASK
@@ -166,7 +168,7 @@ def _attr(
     if legacy and "xmm" in wanted:
         mask |= LEGACY_XMM_MASK
     attr = replace(
-        event.attr, sample_type=int(kinds), flags=int(flags), read_format=int(ReadFormat.ID),
+        event.attr, sample_type=int(kinds), flags=int(flags), read_format=int(READ_FORMAT),
         clockid=CLOCK_MONOTONIC, size=0, tail=b"",
         sample_regs_intr=mask if "intr" in sets else 0,
         sample_regs_user=mask if "user" in sets else 0,

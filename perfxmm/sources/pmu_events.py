@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import resource
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ from perfxmm.sources.pmu_attr import PlannedEvent
 
 # What perfxmm itself and the target's start need besides the events.
 SPARE_DESCRIPTORS = 64
+# What `read` gives with pmu_attr.READ_FORMAT: value, time enabled, time running, id.
+_COUNT = struct.Struct("<QQQQ")
 _NO_SUCH_CPU = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
 
 
@@ -43,9 +46,26 @@ class MappedRing:
     fd: int
 
 
+@dataclass(frozen=True, slots=True)
+class CountedTime:
+    """How long one event was to count, and how long it had a counter of the PMU."""
+
+    enabled_ns: int
+    running_ns: int
+
+    @property
+    def multiplexed_percent(self) -> float | None:
+        """Share of the enabled time without a counter; None where it was never enabled."""
+        if not self.enabled_ns:
+            return None
+        return max(0.0, 100.0 * (1 - self.running_ns / self.enabled_ns))
+
+
 @dataclass(slots=True)
 class OpenEvents:
     """What is open. fds by event index; `ids` likewise, as PERF_EVENT_IOC_ID gave them.
+
+    tids: the thread that each fd was opened for, -1 for a whole CPU.
 
     live: descriptors that may still deliver; those of ended tasks leave it.
     opened_attrs: the attrs as handed to the kernel. data_pages: the smallest ring's real size.
@@ -55,6 +75,7 @@ class OpenEvents:
     situation: Situation
     fds: list[list[int]] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
+    tids: dict[int, int] = field(default_factory=dict)
     rings: dict[int, MappedRing] = field(default_factory=dict)
     live: set[int] = field(default_factory=set)
     opened_attrs: list[bytes] = field(default_factory=list)
@@ -108,6 +129,7 @@ class OpenEvents:
                         continue
                     raise self._explained(error, event, tid, cpu) from error
                 fds.append(fd)
+                self.tids[fd] = tid
                 self.live.add(fd)
                 self.ids[-1].append(self.kernel.event_id(fd))
                 self._attach_ring(fd, cpu if cpu >= 0 else tid)
@@ -159,6 +181,29 @@ class OpenEvents:
     @property
     def overruns(self) -> int:
         return sum(mapped.ring.overruns for mapped in self.rings.values())
+
+    def counted_times(self) -> list[CountedTime]:
+        """Of each event, over all its threads and CPUs. What cannot be read is left out.
+
+        A thread's event on one CPU is enabled while the thread runs anywhere, but running on its
+        own CPU only (__perf_update_times in kernel/events/core.c, Linux 6.18): of a thread's
+        descriptors the enabled time counts once, the running times add up.
+        """
+        return [self._counted(fds) for fds in self.fds]
+
+    def _counted(self, fds: Sequence[int]) -> CountedTime:
+        enabled: dict[tuple[int, int], int] = {}
+        running = 0
+        for fd in fds:
+            try:
+                _, on_ns, ran_ns, _ = _COUNT.unpack(self.kernel.read(fd, _COUNT.size))
+            except (OSError, struct.error):
+                continue
+            tid = self.tids[fd]
+            key = (tid, 0) if tid >= 0 else (tid, fd)
+            enabled[key] = max(enabled.get(key, 0), on_ns)
+            running += ran_ns
+        return CountedTime(sum(enabled.values()), running)
 
     def wait(self, timeout_s: float) -> None:
         """Until a ring is half full or `timeout_s` is over; notes which tasks are gone."""

@@ -23,6 +23,8 @@ SHORTEST_WAIT_S = 0.001
 FINISHED_ROUND_BYTES = 8
 # Where TIME stands in a sample of pmu_attr.SAMPLE_TYPE: header, IDENTIFIER, IP and TID before it.
 TIME_WORD = 4
+# An event that had a counter for less than this share of its time was multiplexed.
+WHOLE_PERCENT = 99.0
 Progress = Callable[[int, float], None]
 
 
@@ -122,6 +124,7 @@ class Session:
             "elapsed_s": result.elapsed_s, "interrupted": result.interrupted, "ended_by": reason,
             "achieved_hz": result.samples / result.elapsed_s if result.elapsed_s > 0 else None,
             "ring_pages": self.opened.data_pages, "ring_overruns": self.opened.overruns,
+            "events": self._counted(),
         }  # fmt: skip
         if self._scrub is not None:
             found |= {"withheld_samples": self._scrub.scrubbed, "left_out": self._scrub.dropped}
@@ -134,6 +137,22 @@ class Session:
             result.warnings.append(f"{self._not_records} bytes in the rings were no records")
         self.writer.finish(found, sample_time=self._times)
         result.bytes_written = self.writer.bytes_written
+
+    def _counted(self) -> list[dict[str, Any]]:
+        """Of each event, what part of its time it had a counter. Warns where that is not all."""
+        told = []
+        for spec, time in zip(self.specs, self.opened.counted_times(), strict=True):
+            lacking = time.multiplexed_percent
+            told.append({
+                "name": spec.name, "time_enabled_ns": time.enabled_ns,
+                "time_running_ns": time.running_ns, "multiplexed_percent": lacking,
+            })  # fmt: skip
+            if lacking is not None and lacking > 100 - WHOLE_PERCENT:
+                self.result.warnings.append(
+                    f"event '{spec.name}' was counted only {100 - lacking:.0f} % of the time: the "
+                    "PMU has fewer counters than there are events, or something else holds them"
+                )
+        return told
 
     def _patience(self) -> float:
         limit = self.request.duration_s

@@ -48,13 +48,18 @@ from perfxmm.errors import (
 from perfxmm.kernel import attr as attrs
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, PerfType, RecordType
+from perfxmm.kernel.maps import online_cpus
 from perfxmm.kernel.permissions import survey
 from perfxmm.kernel.probe import Capabilities, probe
 from perfxmm.kernel.ring import walk
+from perfxmm.kernel.syscalls import linux_kernel
 from perfxmm.perfdata.metadata import GAP_MAGIC
 from perfxmm.sources.base import RecordRequest, RequestedEvent
 from perfxmm.sources.command import WaitingCommand
 from perfxmm.sources.pmu import PmuSource, arch_pebs
+from perfxmm.sources.pmu_attr import READ_FORMAT, PlannedEvent
+from perfxmm.sources.pmu_events import OpenEvents
+from perfxmm.xstate.cpuid import xgetbv
 
 APART = (
     AttrFlag.EXCLUDE_KERNEL | AttrFlag.EXCLUDE_GUEST | AttrFlag.EXCLUDE_HV | AttrFlag.EXCLUDE_IDLE
@@ -203,7 +208,7 @@ def test_attr_bytes_asked_of_the_kernel(
     source(kernel, tmp_path, cpus=(0,)).record(asked)
     expected = bytearray(104)
     flags = LAUNCH_FLAGS | int(APART | AttrFlag.FREQ) | precise << 15
-    struct.pack_into("<IIQQQQQ", expected, 0, 0, size, 0, 999, kinds, 4, flags)
+    struct.pack_into("<IIQQQQQ", expected, 0, 0, size, 0, 999, kinds, 7, flags)
     struct.pack_into("<QIiQ", expected, 80, user, 0, 1, intr)
     whole = bytes(expected[: min(size, 104)]).ljust(min(size, 144), b"\0") + bytes.fromhex(simd)
     assert [e.attr.hex() for e in kernel.opened] == [whole.hex()]
@@ -445,6 +450,69 @@ def test_lost_and_throttled_are_counted(tmp_path: Path) -> None:
     result = source(kernel, tmp_path, cpus=(0,)).record(asked)
     assert (result.lost, result.throttled, result.samples) == (16, 1, 0)
     assert kernel_made(asked.output) == data
+
+
+# (enabled_ns, running_ns) of each descriptor, events by CPUs 0 and 1 | sums and percent by event
+COUNTED = [
+    # A thread's descriptors are enabled while it runs anywhere: 30 + 70 of 100 is all of it.
+    ({"command": ("app",)}, [(100, 30), (100, 70)], [(100, 100, 0.0)]),
+    ({"command": ("app",)}, [(100, 10), (100, 30)], [(100, 40, 60.0)]),
+    ({"command": ("app",)}, [(100, 30), (100, 70), (100, 0), (100, 50)],
+     [(100, 100, 0.0), (100, 50, 50.0)]),
+    ({"command": ("app",)}, [(0, 0), (0, 0)], [(0, 0, None)]),
+    ({"system_wide": True}, [(100, 50), (300, 50)], [(400, 100, 75.0)]),
+    ({"system_wide": True}, [(100, 100), (100, 101)], [(200, 201, 0.0)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "times", "expected"), COUNTED)
+def test_multiplexed_events_are_part_of_the_result(
+    tmp_path: Path, target: dict[str, Any], times: list[tuple[int, int]],
+    expected: list[tuple[int, int, float | None]],
+) -> None:  # fmt: skip
+    def end(kernel: FakeKernel) -> bool:
+        for opened, (enabled, running) in zip(kernel.opened, times, strict=True):
+            opened.enabled_ns, opened.running_ns = enabled * 10**6, running * 10**6
+        return False
+
+    both = (event(), event(name="instructions:u", config=1))
+    asked = request(tmp_path, events=both[: len(expected)], **target)
+    result = source(FakeKernel(on_poll=end), tmp_path).record(asked)
+    assert metadata_at_end(asked.output)["result"]["events"] == [
+        {"name": one.name, "time_enabled_ns": enabled * 10**6, "time_running_ns": running * 10**6,
+         "multiplexed_percent": percent}
+        for one, (enabled, running, percent) in zip(both, expected, strict=False)
+    ]  # fmt: skip
+    assert result.warnings == [
+        f"event '{one.name}' was counted only {100 - percent:.0f} % of the time: the PMU has "
+        "fewer counters than there are events, or something else holds them"
+        for one, (_, _, percent) in zip(both, expected, strict=False) if percent
+    ]  # fmt: skip
+
+
+def test_counted_time_as_the_kernel_tells_it() -> None:
+    """A software event always counts: over two CPUs its times must come out as equal."""
+    kernel = linux_kernel()
+    script = "x=0; while [ $x -lt 30000 ]; do x=$((x+1)); done"
+    child = WaitingCommand(["/bin/sh", "-c", f"{script}; taskset -p -c 0 $$; {script}"])
+    flags = int(AttrFlag.DISABLED | AttrFlag.INHERIT | AttrFlag.EXCLUDE_KERNEL)
+    task_clock = EventAttr(
+        type=PerfType.SOFTWARE, config=1, sample_period=10**9, flags=flags, sample_type=1,
+        read_format=int(READ_FORMAT),
+    )
+    opened = OpenEvents(kernel, survey())
+    try:
+        opened.open_all([PlannedEvent("task-clock", task_clock)], (child.pid,), online_cpus(), 1)
+    except (PermissionDenied, NotSupportedBySyscall) as refusal:
+        child.abandon()
+        pytest.skip(f"no software event here: {refusal.what}")
+    opened.switch(on=True)
+    child.release()
+    child.wait()
+    (time,) = opened.counted_times()
+    opened.close()
+    assert time.enabled_ns > 1_000_000
+    assert time.multiplexed_percent == pytest.approx(0, abs=2)
 
 
 # --- limits and ends
@@ -692,7 +760,8 @@ def test_metadata(tmp_path: Path) -> None:
     said = metadata(asked.output)
     assert (said["source"], said["dialect"], said["clock"]) == ("pmu", "M", "monotonic")
     assert said["classes"] == list(WIDE)
-    assert said["options"] == {"regs": "auto"}
+    assert said["options"] == {"regs": "auto", "event_names": ["cycles:u"]}
+    assert said["xcr0"] == (xgetbv() or 0)
     assert said["probes"]["probes"]["M zmm intr p0"] == "ok"
     assert said["probes"]["probes"]["M zmm intr p0, vec_qwords 3"] == "EINVAL"
     assert said["probes"]["simd_dialect"] == "M"

@@ -203,6 +203,8 @@ class OpenedEvent:
     output: int | None = None
     enabled: bool = False
     closed: bool = False
+    enabled_ns: int = 0  # what read gives, with read_format of enabled, running and id
+    running_ns: int = 0
 
 
 @dataclass(eq=False)
@@ -291,7 +293,10 @@ class FakeKernel:
         self.event(fd)
 
     def read(self, fd: int, size: int) -> bytes:
-        return b""
+        event = self.event(fd)
+        (read_format,) = struct.unpack_from("<Q", event.attr, 32)
+        assert read_format == 7, "the fake knows enabled, running and id only"
+        return struct.pack("<QQQQ", 0, event.enabled_ns, event.running_ns, event.identifier)[:size]
 
     def close(self, fd: int) -> None:
         self.event(fd).closed = True
