@@ -71,6 +71,15 @@ def test_sleeping_threads_are_left_alone(tmp_path: Path) -> None:
     assert result.samples < 40
 
 
+def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
+    events = (event(hz=9000), event("cpu-clock", config=0, hz=10))
+    result = SOURCE.record(request(tmp_path / "a", "true", events=events, engine="interrupt"))
+    assert [w for w in result.warnings if "engine interrupt" in w][1:] == [
+        "engine interrupt: the period is raised to 250000 ns",
+        "engine interrupt samples one event: task-clock",
+    ]
+
+
 def deny_perf_event_open(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a Python script under a seccomp filter that answers perf_event_open with EPERM."""
     done = subprocess.run(

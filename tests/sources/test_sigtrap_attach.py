@@ -162,7 +162,8 @@ def test_ctrl_c(tmp_path: Path) -> None:
         assert_unharmed(process)
         got = load(tmp_path / "a")
         assert got.reader.complete
-        assert len(got) == int(said[-2])
+        # A trap on its way at that moment is swallowed; its event is kept without registers.
+        assert len(got) == int(said[-2]) + got.result["bare_samples"]
 
 
 def tracer_of(pid: int) -> int:

@@ -60,18 +60,22 @@ def test_constants_read_back_exactly(
     assert result.warnings == []
     got = load(out)
     assert got.reader.complete
-    assert len(got) == result.samples
+    assert len(got) == result.samples + got.result["bare_samples"]
     assert result.samples > 1000
-    chosen = in_loop(program, got.gpr(GPR_IP))
+    # libc blocks signals for a moment around a thread's start and end: such samples come late, or
+    # without registers. There are few of them.
+    there = got.registers("abi") != 0
+    prompt = there & (got.column("stop_flags") == int(StopFlag.PRESENT))
+    assert prompt.sum() > 0.99 * len(got)
+    chosen = in_loop(program, got.gpr(GPR_IP)) & there
     assert chosen.sum() > 0.95 * len(got)
     assert (got.registers("vectors")[chosen] == constants(registers, qwords)).all()
     if "opmask" in classes:
         masks = np.array([0x0101010101010100 + k for k in range(8)], np.uint64)
         assert (got.registers("predicates")[chosen] == masks).all()
     # Zero skid: the event's IP is the stop's.
-    assert (got.column("ip") == got.gpr(GPR_IP)).all()
+    assert (got.column("ip") == got.gpr(GPR_IP))[prompt].all()
     assert len(set(got.column("tid").tolist())) == 4
-    assert set(got.column("stop_flags").tolist()) == {int(StopFlag.PRESENT)}
 
 
 def test_rate_is_held(tmp_path: Path) -> None:
@@ -194,7 +198,8 @@ def test_the_programs_own_traps_reach_it(
 
 
 def test_blocked_sigtrap(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    result = SOURCE.record(request(tmp_path / "a", workload("traps.c"), "blocked", "0.8", hz=500))
+    program = workload("traps.c")
+    result = SOURCE.record(request(tmp_path / "a", program, "blocked", "1.3", hz=500))
     assert result.exit_status == 0
     assert capfd.readouterr().out == "ready\nmine 0 others 0\n"
     assert any("blocks SIGTRAP" in w for w in result.warnings)
@@ -230,7 +235,7 @@ def test_32_bit_program(tmp_path: Path) -> None:
         got = load(out)
         assert len(got) > 20
         assert set(got.registers("abi").tolist()) == {1 if len(classes) == 2 else 5}
-        assert ((got.column("stop_flags") & StopFlag.COMPAT) != 0).all()
+        assert ((got.column("stop_flags") & StopFlag.COMPAT) != 0).mean() > 0.98
         vectors = got.registers("vectors")
         assert (vectors[:, 0, :2] == [0x1111111111111111, 0x2222222222222222]).all()
         assert (vectors[:, 7, :2] == [0x7777777777777777, 0x8888888888888888]).all()

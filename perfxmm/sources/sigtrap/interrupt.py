@@ -16,6 +16,7 @@ from perfxmm.perfdata import encode
 from perfxmm.perfdata.stopinfo import StopFlag
 from perfxmm.perfdata.synthesize import Mapping, parse_maps
 from perfxmm.sources.sigtrap import procfs
+from perfxmm.sources.sigtrap.events import TracedEvent
 from perfxmm.sources.sigtrap.loop import StopBuffers
 from perfxmm.sources.sigtrap.state import TraceState
 from perfxmm.sources.sigtrap.threads import Thread
@@ -64,6 +65,19 @@ def _executable(pid: int) -> list[Mapping]:
             return [m for m in parse_maps(file.read()) if m.executable]
     except OSError:
         return []
+
+
+def limits_of(events: tuple[TracedEvent, ...]) -> list[str]:
+    """What the user must know before: costs, and where the request is not met."""
+    told = [COST]
+    first = events[0]
+    if not first.clock:
+        told.append(f"engine interrupt samples on time, 1000 Hz, not on {first.name}")
+    elif first.period() < PERIOD_FLOOR_NS:
+        told.append(f"engine interrupt: the period is raised to {PERIOD_FLOOR_NS} ns")
+    if len(events) > 1:
+        told.append(f"engine interrupt samples one event: {first.name}")
+    return told
 
 
 def period_ns(state: TraceState) -> int:

@@ -64,7 +64,8 @@ class Session:
         else:
             self._try_events()
         if self.engine == "interrupt":
-            self.warn(interrupt.COST)
+            for text in interrupt.limits_of(self.events):
+                self.warn(text)
 
     def _try_events(self) -> None:
         try:

@@ -141,7 +141,7 @@ class TraceState:
         overdue = False
         for thread in list(self.threads.values()):
             if thread.blocked:
-                thread.blocked = procfs.blocks_sigtrap(thread.tid)
+                self._look_again(thread)
             bare = self.assembler.bare
             self.assembler.drain(thread, now_ns=now_ns, everything=everything)
             overdue |= thread.held and thread.held_at == thread.control[TAIL]
@@ -253,8 +253,12 @@ class TraceState:
         self.warn_once(f"process {thread.pid} is not sampled: {str(told).splitlines()[0]}")
 
     def _look_at_mask(self, thread: Thread) -> None:
-        if procfs.blocks_sigtrap(thread.tid):
-            thread.blocked = True
+        thread.blocked = procfs.blocks_sigtrap(thread.tid)
+
+    def _look_again(self, thread: Thread) -> None:
+        """A round later: libc blocks all signals for a moment around a thread's start and end."""
+        self._look_at_mask(thread)
+        if thread.blocked:
             self.warn_once(f"thread {thread.tid} blocks SIGTRAP: its samples come late or without "
                            "registers")  # fmt: skip
 
