@@ -13,6 +13,18 @@ from perfxmm.coherence.verdicts import SHOWN_BY_DEFAULT, VERDICT_TEXT, Verdict
 from perfxmm.errors import UsageError
 
 SCHEMA = "perfxmm.explain/1"
+# Words that views print in place of values: what they mean, and the reason behind them if there
+# is one.
+WORDS: dict[str, tuple[str, str | None]] = {
+    "init": (
+        "Stands in place of a register's value: the part is in its architectural initial state, "
+        "all zero, and the program has not touched it.", "init-state",
+    ),
+    "withheld": (
+        "Stands in place of a register's value: it was delivered, but its class has a verdict "
+        "that is not among those shown (--keep), or it is foreign (--unsafe-foreign).", None,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +33,20 @@ class Explanation:
 
     rules: the rule of that name and those that give the verdict or the reason, in precedence
         order (a later one overrides an earlier one).
+    word: what it means where a view prints it in place of a value, else "".
     """
 
     name: str
     verdict: Verdict | None
     reason: Reason | None
     rules: tuple[Rule, ...]
+    word: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "name": self.name,
+            "word": self.word or None,
             "verdict": None if self.verdict is None else verdict_dict(self.verdict),
             "reason": None if self.reason is None else reason_dict(self.reason),
             "rules": [rule.to_dict() for rule in self.rules],
@@ -65,15 +80,16 @@ def explain(name: str) -> Explanation:
     """What `name` means. Raises UsageError with the nearest names where it means nothing."""
     word = name.strip().lower().replace("_", "-")
     verdict = next((v for v in Verdict if v.label == word), None)
-    reason = REASONS.get(word)
+    meaning, behind = WORDS.get(word, ("", word))
+    reason = REASONS.get(behind or "")
     rules = tuple(
         rule
         for rule in RULES
         if rule.name == word
-        or rule.reason == word
+        or rule.reason == behind
         or (verdict is not None and rule.verdict is verdict)
     )
-    if verdict is None and reason is None and not rules:
+    if verdict is None and reason is None and not rules and not meaning:
         known = sorted(known_names())
         near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
         raise UsageError(
@@ -81,9 +97,9 @@ def explain(name: str) -> Explanation:
             why=f"did you mean {', '.join(near)}?" if near else "no verdict, reason or rule is",
             next_step="'perfxmm explain' lists every name.",
         )
-    return Explanation(word, verdict, reason, rules)
+    return Explanation(word, verdict, reason, rules, meaning)
 
 
 def known_names() -> set[str]:
     """Every name that `explain` takes, for tab completion too."""
-    return {v.label for v in Verdict} | set(REASONS) | {rule.name for rule in RULES}
+    return {v.label for v in Verdict} | set(REASONS) | {rule.name for rule in RULES} | set(WORDS)

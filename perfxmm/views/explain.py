@@ -45,10 +45,12 @@ def overview() -> RenderableType:
 def one(found: Explanation) -> RenderableType:
     """Everything that bears the name `found.name`."""
     parts: list[RenderableType] = []
+    if found.word:
+        parts += [_heading(found.name, "in place of a value"), _indented(Text(found.word))]
     if found.verdict is not None:
         parts += [_heading(found.name, "a verdict"), *_verdict_lines(found.verdict)]
     if found.reason is not None:
-        parts += [_heading(found.name, "a reason"), _indented(Text(found.reason.text))]
+        parts += [_heading(found.reason.name, "a reason"), _indented(Text(found.reason.text))]
     for rule in found.rules:
         parts += list(_rule_lines(rule))
     return Group(*parts)

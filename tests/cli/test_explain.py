@@ -102,3 +102,15 @@ def test_help_has_two_examples(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert out.count("  perfxmm explain") == 2
+
+
+@pytest.mark.parametrize(("word", "reason"), [("init", "init-state"), ("withheld", None)])
+def test_words_in_place_of_values_are_explained(
+    capsys: pytest.CaptureFixture[str], word: str, reason: str | None
+) -> None:
+    code, out, _ = run(capsys, word)
+    assert code == 0
+    assert out.startswith(f"{word}: in place of a value\n  Stands in place of a register's value")
+    found = json.loads(run(capsys, word, "--json")[1])
+    assert found["word"].startswith("Stands in place")
+    assert (found["reason"] or {}).get("name") == reason
