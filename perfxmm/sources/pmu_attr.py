@@ -30,7 +30,8 @@ TRACKING = (
     AttrFlag.MMAP | AttrFlag.MMAP2 | AttrFlag.COMM | AttrFlag.COMM_EXEC | AttrFlag.TASK
 )  # fmt: skip
 LEGACY_CLASSES = frozenset({"gpr", "xmm"})
-_NO_CORE = (PerfType.SOFTWARE, PerfType.TRACEPOINT, PerfType.BREAKPOINT)
+# Events that never reach a core PMU: they carry no vector registers.
+NO_CORE = (PerfType.SOFTWARE, PerfType.TRACEPOINT, PerfType.BREAKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _why_not_event(
     event: RequestedEvent, wanted: frozenset[str], sets: tuple[str, ...], found: Capabilities
 ) -> NotSupported | None:
     vectors = wanted - {"gpr"}
-    if event.attr.type in _NO_CORE:
+    if event.attr.type in NO_CORE:
         if not vectors:
             return None
         return NotSupported(

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 SOURCE_NAMES = ("auto", "pmu", "sigtrap", "nmi")
 ENGINES = ("auto", "perf", "interrupt")
+# What a snapshot of source sigtrap is. "auto" changes to "interrupt" only where the kernel refuses
+# events, which the tracer then says.
+ENGINE_MEANING = {
+    "auto": "each snapshot is the thread stopped at its own SIGTRAP, registers and their IP "
+    "together",
+    "interrupt": "each snapshot is the thread interrupted by ptrace on a timer; no event IP",
+}
+# The precise_ip levels to propose, most usual first.
+PRECISE_TRIED = (2, 1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ def machine_offers(request: RecordRequest) -> dict[str, Offer]:
     """What each source can do on the running machine, for `request`'s kind of target."""
     return {
         "pmu": _pmu_offer(request),
-        "sigtrap": _sigtrap_offer(),
+        "sigtrap": _sigtrap_offer(request),
         "nmi": Offer(
             (), (), _no_source, "",
             why_not="it needs the xsaves_nmi kernel module, which this release does not ship yet",
@@ -144,31 +153,56 @@ def _pmu_offer(request: RecordRequest) -> Offer:
         return PmuSource(kernel)
 
     if not found:
-        return Offer((), sets, make, "", why_not=_why_no_classes(capabilities, precise_ip))
+        why = _why_no_classes(capabilities, request, sets, precise_ip)
+        return Offer((), sets, make, "", why_not=why)
     return Offer(
         ("gpr", *found), sets, make, "registers as the kernel put them into each sample"
     )
 
 
-def _why_no_classes(capabilities: Capabilities, precise_ip: int) -> str:
+def _why_no_classes(
+    capabilities: Capabilities, request: RecordRequest, sets: tuple[str, ...], precise_ip: int
+) -> str:
     if capabilities.open_errno == errno.ENOENT:
         return "this machine has no core PMU"
     if capabilities.open_errno:
         name = errno_name(capabilities.open_errno)
         return f"the kernel refuses a plain cycles event ({name})"
     if not capabilities.has_simd:
-        return "this kernel has no SIMD register sampling"
-    return f"this kernel and CPU deliver no vector registers at precise_ip {precise_ip}"
+        why = "this kernel has no SIMD register sampling"
+    else:
+        why = f"this kernel and CPU deliver no vector registers at precise_ip {precise_ip}"
+    for level in PRECISE_TRIED if not precise_ip else ():
+        if all("xmm" in capabilities.classes_available(name, level) for name in sets):
+            hint = _precise_event(request, level)
+            return f"{why}, but XMM can be sampled with a precise event: -e {hint}"
+    return why
 
 
-def _sigtrap_offer() -> Offer:
+def _precise_event(request: RecordRequest, level: int) -> str:
+    """The first event of the request with `level` p modifiers; cycles where it cannot have any."""
+    from perfxmm.sources.pmu_attr import NO_CORE
+
+    first = request.events[0]
+    if first.attr.type in NO_CORE:
+        return "cycles:" + "p" * level
+    # Modifiers follow a colon, or the slash that ends a PMU's terms.
+    separator = "" if ":" in first.name or first.name.count("/") == 2 else ":"
+    return first.name + separator + "p" * level
+
+
+def _sigtrap_offer(request: RecordRequest) -> Offer:
+    from perfxmm.kernel.cpuinfo import read_cpuinfo
     from perfxmm.sources.sigtrap import SigtrapSource
-    from perfxmm.xstate.components import classes_in
+    from perfxmm.xstate.components import CLASS_COMPONENTS, classes_in
     from perfxmm.xstate.cpuid import xgetbv
 
-    # Without AVX there is still SSE: every x86-64 CPU has XMM.
-    classes = tuple(c for c in classes_in(xgetbv() or 3) if c in register_classes.EVERYDAY)
+    # As `doctor` judges it: what the kernel switched on, and only where that cannot be read what
+    # the CPU promises. R16..R31 (egpr) are read from the APX component; no CPU with APX was at
+    # hand, so that this is tested on written bytes only.
+    mask = xgetbv()
+    classes = read_cpuinfo().classes if mask is None else classes_in(mask)
     return Offer(
-        ("gpr", *classes), ("user",), SigtrapSource,
-        "each snapshot is the thread stopped at its own SIGTRAP, registers and their IP together",
+        ("gpr", *(name for name in classes if name in CLASS_COMPONENTS)), ("user",), SigtrapSource,
+        ENGINE_MEANING.get(request.engine, ENGINE_MEANING["auto"]),
     )

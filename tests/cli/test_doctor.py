@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ from perfxmm.cli.main import main
 from perfxmm.kernel.pybinding import Binding, PerfBinding
 from perfxmm.views import doctor as view
 
-AVX2, AVX512 = 0x7, 0xE7
-FLAGS = {AVX2: "sse2 avx avx2", AVX512: "sse2 avx avx2 avx512f user_shstk"}
+AVX2, AVX512, APX = 0x7, 0xE7, 0x800E7
+FLAGS = {
+    AVX2: "sse2 avx avx2", AVX512: "sse2 avx avx2 avx512f user_shstk",
+    APX: "sse2 avx avx2 avx512f apx",
+}  # fmt: skip
 
 
 class NoBinding(PerfBinding):
@@ -97,6 +101,16 @@ def test_avx2_only(tmp_path: Path) -> None:
         "egpr": "the CPU, or its kernel, has no APX",
         "ssp": "the CPU, or its kernel, has no user shadow stacks (CET)",
     }
+
+
+def test_apx(tmp_path: Path) -> None:
+    """R16 to R31 by sigtrap where their state is switched on, and why not where it is not."""
+    found = examine(tmp_path, NO_PMU, xcr0=APX)
+    assert source(found, "sigtrap")[1] == FIVE | {"egpr": "user"}
+    facts = replace(found.facts, enabled_classes=frozenset(FIVE))
+    [egpr] = [one for one in diagnose(facts).classes if one.name == "egpr"]
+    assert (egpr.in_cpu, egpr.available) == (True, False)
+    assert egpr.why == "the kernel has not switched its state on (XCR0)"
 
 
 def test_a_kernel_with_the_merged_abi(tmp_path: Path) -> None:
