@@ -123,10 +123,12 @@ def mmap_record(
 
 
 def fork_record(
-    pid: int, ppid: int, tid: int, ptid: int, time_ns: int, sid: SampleId | None = None
+    pid: int, ppid: int, tid: int, ptid: int, time_ns: int, sid: SampleId | None = None, *,
+    misc: int = 0,
 ) -> bytes:
     """PERF_RECORD_FORK: a process (pid != ppid) or a thread (pid == ppid) began."""
-    return record(RecordType.FORK, struct.pack("<IIIIQ", pid, ppid, tid, ptid, time_ns), sid=sid)
+    body = struct.pack("<IIIIQ", pid, ppid, tid, ptid, time_ns)
+    return record(RecordType.FORK, body, misc=misc, sid=sid)
 
 
 def exit_record(

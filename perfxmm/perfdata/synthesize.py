@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from perfxmm.kernel.constants import CpuMode
+from perfxmm.kernel.constants import MISC_FORK_EXEC, CpuMode
 from perfxmm.perfdata import encode
 from perfxmm.perfdata.buildid import BuildIdCache, elf_build_id, kernel_build_id
 from perfxmm.perfdata.encode import SampleId
@@ -27,6 +27,7 @@ KERNEL_NAME = "[kernel.kallsyms]"
 ANON_NAME = "//anon"  # as the kernel's own MMAP records call it
 _PROT = {"r": 1, "w": 2, "x": 4}
 _MAP_SHARED, _MAP_PRIVATE = 1, 2
+_PARENT = re.compile(rb"^PPid:\s*(\d+)$", re.MULTILINE)
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -75,10 +76,11 @@ def parse_maps(text: bytes) -> Iterator[Mapping]:
 
 def synthesize_process(
     pid: int, write: Write, sid_factory: SidFactory, *, cache: BuildIdCache | None = None,
-    threads: bool = True, proc: str = "/proc",
+    threads: bool = True, parents: bool = False, proc: str = "/proc",
 ) -> list[BuildId]:  # fmt: skip
     """Writes FORK and COMM for each thread of `pid` and MMAP2 for its executable mappings.
 
+    parents: also a FORK of the process itself, from its parent (/proc/PID/status).
     Returns the build ids found, for `Writer.note_build_id`. A process that is gone, or whose
     mappings may not be read, yields fewer records and no error.
     """
@@ -89,8 +91,14 @@ def synthesize_process(
         if comm is None:
             continue
         sid = sid_factory(pid, tid)
+        time_ns = sid.time_ns if sid else 0
         if tid != pid:
-            write(encode.fork_record(pid, pid, tid, pid, sid.time_ns if sid else 0, sid))
+            write(encode.fork_record(pid, pid, tid, pid, time_ns, sid))
+        elif parents and (parent := _parent(home)) is not None:
+            # Without the mark a reader would take the parent's mappings for this process's too.
+            write(encode.fork_record(
+                pid, parent, pid, parent, time_ns, sid, misc=MISC_FORK_EXEC
+            ))  # fmt: skip
         # The exec flag would make a reader drop the mappings known so far.
         write(encode.comm_record(pid, tid, comm.rstrip(b"\n"), sid=sid))
     sid = sid_factory(pid, pid)
@@ -113,11 +121,14 @@ def synthesize_system(
     write: Write, sid_factory: SidFactory, *, cache: BuildIdCache | None = None,
     proc: str = "/proc",
 ) -> list[BuildId]:
-    """`synthesize_process` for every process that is there now."""
+    """`synthesize_process` for every process that is there now, with its parent: that tells
+    kernel threads (kthreadd's children) from programs."""
     cache = cache or BuildIdCache()
     found: dict[str, BuildId] = {}
     for pid in sorted(int(p.name) for p in Path(proc).iterdir() if p.name.isdecimal()):
-        for entry in synthesize_process(pid, write, sid_factory, cache=cache, proc=proc):
+        for entry in synthesize_process(
+            pid, write, sid_factory, cache=cache, parents=True, proc=proc
+        ):
             found[entry.path] = entry
     return list(found.values())
 
@@ -160,6 +171,11 @@ def _threads(home: str, pid: int) -> list[int]:
         return []
     # The leader first: the others are forked from it.
     return [pid, *(t for t in tids if t != pid)] if pid in tids else tids
+
+
+def _parent(home: str) -> int | None:
+    found = _PARENT.search(_read(f"{home}/status") or b"")
+    return int(found[1]) if found else None
 
 
 def _read(path: str) -> bytes | None:

@@ -16,6 +16,7 @@ import numpy as np
 from perfxmm.kernel.constants import (
     MISC_COMM_EXEC,
     MISC_CPUMODE_MASK,
+    MISC_FORK_EXEC,
     MISC_MMAP_BUILD_ID,
     RecordType,
 )
@@ -81,10 +82,14 @@ class Mmap(Sideband):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork(Sideband):
+    """A new process or thread. `made_up`: by perf, for a process that had been running when the
+    recording began; its mappings follow by themselves."""
+
     pid: int
     parent_pid: int
     tid: int
     parent_tid: int
+    made_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +281,7 @@ def _fork(body: _Body) -> Fork:
     return Fork(
         time_ns=time_ns, cpu=body.cpu, file_offset=body.file_offset, pid=pid,
         parent_pid=parent_pid, tid=tid, parent_tid=parent_tid,
+        made_up=bool(body.misc & MISC_FORK_EXEC),
     )  # fmt: skip
 
 

@@ -114,6 +114,24 @@ def test_the_whole_system_has_us_in_it() -> None:
     assert os.getpid() in {struct.unpack_from("<I", r, 8)[0] for r in out if r[0] == 3}
 
 
+def test_processes_of_the_system_have_their_parents(tmp_path: Path) -> None:
+    for pid, parent, comm in ((2, 0, b"kthreadd\n"), (9, 2, b"kworker/0:1\n"), (50, 1, b"app\n")):
+        (tmp_path / str(pid) / "task" / str(pid)).mkdir(parents=True)
+        (tmp_path / str(pid) / "task" / str(pid) / "comm").write_bytes(comm)
+        (tmp_path / str(pid) / "status").write_bytes(
+            b"Name:\tPPid:\t7\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n" % (pid, parent)
+        )
+    (tmp_path / "50" / "status").unlink()  # it may go away between two reads
+    out: list[bytes] = []
+    synthesize_system(out.append, sid, proc=str(tmp_path))
+    forks = [r for r in out if r[0] == 7]
+    assert [struct.unpack_from("<IHH", r)[:2] for r in forks] == [(7, 1 << 13)] * 2
+    assert [struct.unpack_from("<IIIIQ", r, 8) for r in forks] == [
+        (2, 0, 2, 0, 77), (9, 2, 9, 2, 77),
+    ]  # fmt: skip
+    assert [r[0] for r in out] == [7, 3, 7, 3, 3]
+
+
 def test_the_kernel_as_far_as_it_shows_itself(tmp_path: Path) -> None:
     symbols = tmp_path / "kallsyms"
     out: list[bytes] = []
