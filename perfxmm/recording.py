@@ -18,7 +18,7 @@ from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, 
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import AttrFlag, CpuMode, SampleType
+from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.reader import Damage, Event, Reader
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 BATCH_SAMPLES = 8192
 # A thread made by this one is a kernel thread (kernel/kthread.c names it so).
 _KTHREADD_PID, _KTHREADD_COMM = 2, "kthreadd"
+# PERF_COUNT_SW_CONTEXT_SWITCHES, _CPU_MIGRATIONS, _BPF_OUTPUT and _CGROUP_SWITCHES
+# (include/uapi/linux/perf_event.h, Linux 7.3): what only happens inside the kernel.
+_KERNEL_SOFTWARE_EVENTS = frozenset({3, 4, 10, 11})
+# Bits of the vector masks from register 16 on.
+_LOW_VECTORS = 16
 
 
 class Recording:
@@ -59,13 +64,16 @@ class Recording:
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
         self._decoder = Decoder(self.events, stop_info=sigtrap)
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
-        self._timeline = Timeline(places or Places(archives=_archives(self.path)))
+        self._timeline = Timeline(places or Places(
+            archives=_archives(self.path), same_kernel=_same_kernel(self._reader.features),
+        ))  # fmt: skip
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
         self._instructions: Instructions | None = None
         self._fed = 0
-        self._kernel_tids: set[int] = set()
-        self._contexts = tuple(event_context(event.attr) for event in self.events)
+        self._kthreadd = False
+        self._kthreadd_children: set[int] = set()
+        self._contexts = tuple(event_context(event.attr, event.name) for event in self.events)
         self._asked = _asked_table(self._contexts)
         self.account = Account()
         self.lost = 0
@@ -91,7 +99,15 @@ class Recording:
     @property
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words."""
-        return list(self._decoder.notes)
+        notes = list(self._decoder.notes)
+        if self.events and not any(context.classes for context in self._contexts):
+            notes.append(
+                "the recording holds no register samples (record with perfxmm record, or perf "
+                "record -I...)"
+            )
+        if self.metadata is not None and self.metadata.redact == "values":
+            notes.append("register values were left out when this was recorded (--redact values)")
+        return notes
 
     @property
     def comms(self) -> Sequence[str]:
@@ -221,8 +237,12 @@ class Recording:
         match record:
             case sideband.Comm():
                 timeline.comm(time_ns, record.pid, record.tid, record.name, record.is_exec)
-                if record.pid == _KTHREADD_PID and record.name == _KTHREADD_COMM:
-                    self._kernel_tids.add(record.pid)
+                if record.tid == _KTHREADD_PID:
+                    self._kthreadd = record.name == _KTHREADD_COMM
+                elif record.is_exec:
+                    self._kthreadd_children.discard(record.tid)
+            case sideband.Mmap(cpumode=CpuMode.GUEST_KERNEL | CpuMode.GUEST_USER):
+                pass  # a guest's addresses: no sample is looked up among them
             case sideband.Mmap():
                 timeline.mmap(
                     time_ns, record.pid, record.tid, record.start, record.length,
@@ -231,10 +251,13 @@ class Recording:
                 )
             case sideband.Fork():
                 timeline.fork(
-                    time_ns, record.pid, record.parent_pid, record.tid, record.parent_tid
+                    time_ns, record.pid, record.parent_pid, record.tid, record.parent_tid,
+                    copies_maps=not record.made_up,
                 )
-                if record.parent_pid in self._kernel_tids and record.parent_pid == _KTHREADD_PID:
-                    self._kernel_tids.add(record.tid)
+                if record.parent_pid == _KTHREADD_PID:
+                    self._kthreadd_children.add(record.tid)
+                else:
+                    self._kthreadd_children.discard(record.tid)
             case sideband.Exit():
                 timeline.exit(time_ns, record.pid, record.tid)
             case sideband.Lost():
@@ -244,11 +267,16 @@ class Recording:
 
     def _context(self) -> JudgeContext:
         metadata = self.metadata
+        arch_pebs = metadata.probes.get("arch_pebs") if metadata else None
+        # Side-band may name kthreadd only after its children.
+        kernel_tids = {_KTHREADD_PID, *self._kthreadd_children} if self._kthreadd else ()
         return JudgeContext(
             source=metadata.source if metadata else "",
             engine=metadata.engine if metadata else "", events=self._contexts,
             xen=metadata is not None and metadata.hypervisor.lower().startswith("xen"),
-            kernel_tids=frozenset(self._kernel_tids),
+            arch_pebs=arch_pebs if isinstance(arch_pebs, bool) else None,
+            kernel_tids=frozenset(kernel_tids),
+            redacted=metadata is not None and metadata.redact != "",
         )  # fmt: skip
 
     def _resolve(self, batch: SnapshotBatch) -> None:
@@ -288,17 +316,40 @@ def open(
     return Recording(path, dialect=dialect)
 
 
-def event_context(attr: EventAttr) -> EventContext:
-    """What one event asked the kernel for, as the judge wants to know it."""
+def event_context(attr: EventAttr, name: str = "") -> EventContext:
+    """What one event asked the kernel for, as the judge wants to know it.
+
+    name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
+    """
     classes: dict[str, frozenset[str]] = {}
-    for name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
+    for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
         if attr.has(bit):
-            classes[name] = frozenset(_classes_asked(attr, name))
+            classes[set_name] = frozenset(_classes_asked(attr, set_name))
     return EventContext(
         dialect=attr.dialect.name, precise_ip=attr.precise_ip,
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
-        classes=classes,
+        classes=classes, in_kernel=_in_kernel(attr, name),
+        high_vectors=frozenset(_sets_with_high_vectors(attr)),
     )  # fmt: skip
+
+
+def _in_kernel(attr: EventAttr, name: str) -> bool:
+    """Whether the event can only happen inside the kernel. Page faults and breakpoints happen at
+    a user instruction; what is counted by hardware, and other PMUs, the sample's mode decides."""
+    if attr.type == PerfType.SOFTWARE:
+        return attr.config in _KERNEL_SOFTWARE_EVENTS
+    return attr.type == PerfType.TRACEPOINT or name.startswith("kprobe/")
+
+
+def _sets_with_high_vectors(attr: EventAttr) -> Iterator[str]:
+    if attr.simd_enabled:
+        masks = (
+            ("intr", SampleType.REGS_INTR, attr.simd.vec_intr),
+            ("user", SampleType.REGS_USER, attr.simd.vec_user),
+        )
+        for name, bit, mask in masks:
+            if attr.has(bit) and mask >> _LOW_VECTORS:
+                yield name
 
 
 def _drop_columns(registers: RegisterSet, wanted: set[str]) -> None:
@@ -363,6 +414,13 @@ def _build_ids(features: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     for entry in features.get("build_ids", ()):
         if entry.path and entry.build_id:
             yield entry.path, entry.build_id
+
+
+def _same_kernel(features: Mapping[str, Any]) -> bool:
+    """Whether the recording was made on this machine and under this release of the kernel."""
+    machine = os.uname()
+    recorded = features.get("hostname"), features.get("osrelease")
+    return recorded == (machine.nodename, machine.release)
 
 
 def _archives(path: str) -> tuple[Path, ...]:

@@ -17,6 +17,9 @@ class EventContext:
     simd_enabled: the attr's sample_simd_regs_enabled.
     classes: per set name ("intr", "user") the register classes asked for, of gpr, xmm, ymm, zmm,
         opmask, egpr, ssp. A wider vector class includes the narrower ones.
+    in_kernel: the event happens inside the kernel, whatever the sample's cpumode says
+        (tracepoints, context switches): user registers are those that the kernel was entered with.
+    high_vectors: names of the sets that were asked for vectors 16 to 31.
     """
 
     dialect: str
@@ -24,6 +27,8 @@ class EventContext:
     exclude_kernel: bool = True
     simd_enabled: bool = False
     classes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    in_kernel: bool = False
+    high_vectors: frozenset[str] = frozenset()
 
     def asks(self, set_name: str, register_class: str) -> bool:
         """Whether `register_class` was asked for, itself or as part of a wider class."""
@@ -49,6 +54,7 @@ class JudgeContext:
     xen: the recording machine was a Xen PV guest, where the PMU interrupt is not an NMI.
     arch_pebs: whether the CPU has architectural PEBS; None where that is not known.
     kernel_tids: threads known to be kernel threads.
+    redacted: the recorder was told to leave values out, of all snapshots or of some.
     """
 
     source: str
@@ -57,3 +63,4 @@ class JudgeContext:
     xen: bool = False
     arch_pebs: bool | None = None
     kernel_tids: frozenset[int] = frozenset()
+    redacted: bool = False

@@ -105,6 +105,10 @@ class Evidence:
     def precise(self) -> Mask:
         return self.events(lambda event: event.precise_ip > 0)
 
+    @cached_property
+    def in_kernel(self) -> Mask:
+        return self.events(lambda event: event.in_kernel)
+
     def asked(self, register_class: str) -> Mask:
         return self.events(lambda event: event.asks(self.registers.name, register_class))
 
@@ -151,6 +155,14 @@ class Evidence:
             uniform(regs.delivered_vectors != 0),
             uniform(regs.delivered_qwords >= np.uint8(wanted_qwords)),
         )
+
+    def cut_vectors(self, set_name: str) -> Mask:
+        """Vectors 16 to 31 of the set were asked for, and its header counts 16 registers."""
+        registers = self.batch.sets.get(set_name)
+        if registers is None:
+            return False
+        asked = self.events(lambda event: set_name in event.high_vectors)
+        return both(asked, uniform(registers.delivered_vectors == np.uint8(LOW_VECTORS)))
 
     @cached_property
     def any_vectors(self) -> Mask:
@@ -233,7 +245,7 @@ class Evidence:
     def no_user_state(self) -> Mask:
         """Registers in kernel mode, but none for the user although they were asked for."""
         user = self.batch.sets.get("user")
-        if user is None:
+        if user is None or self.context.redacted:
             return False
         asked = self.events(lambda event: bool(event.classes.get("user")))
         return both(self.kernel_mode, asked, uniform(user.abi == 0), uniform(self.batch.ip != 0))

@@ -140,7 +140,11 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("group-stop", "The thread was in a group stop (SIGSTOP and friends)."),
     ("no-stop-info", "The sample does not carry what the source knew of the stop."),
     ("ip-not-recorded", "The set has no IP to compare with the sample's."),
-    ("kernel-mode-event", "The event happened in the kernel; the stop came on return from it."),
+    (
+        "kernel-mode-event",
+        "The event happened in the kernel, as tracepoints do even where the sample names user "
+        "mode; the stop came on return from it.",
+    ),
     ("source-unknown", "No rules exist for the source of this recording."),
     (
         "dialect-unknown",
@@ -149,6 +153,21 @@ _TABLE: tuple[tuple[str, str], ...] = (
     (
         "legacy-any-event",
         "XMM without precise sampling in the legacy layout: read live at the interrupt.",
+    ),
+    (
+        "redacted",
+        "Nothing is in the file for this set, and the recorder was told to leave values out "
+        "(--redact).",
+    ),
+    (
+        "payload-cut",
+        "The header counts 16 vectors where 32 were asked for. This kernel then writes all 32 "
+        "into the room of 16: what follows the first 16 is not what it should be.",
+    ),
+    (
+        "in-kernel-event",
+        "The event happened in the kernel on the thread's behalf: the registers are those of "
+        "kernel entry, whose AX may already be changed.",
     ),
 )
 

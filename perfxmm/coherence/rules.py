@@ -48,8 +48,10 @@ def sigtrap_blocked(e: Evidence) -> Mask:
 
 
 def kernel_mode_event(e: Evidence) -> Mask:
-    """The event did not happen in user mode; the registers are those of the return to it."""
-    return outside(e.cpumode(CpuMode.USER))
+    """The event did not happen in user mode, or is of a kind that happens in the kernel whatever
+    the sample says (a system call's tracepoint has user registers, and its IP is the stop's). The
+    registers are those of the return to user mode: AX is the call's result by then."""
+    return either(outside(e.cpumode(CpuMode.USER)), e.in_kernel)
 
 
 def interrupt_engine(e: Evidence) -> Mask:
@@ -95,7 +97,12 @@ def init_state(e: Evidence) -> Mask:
 
 def abi_none(e: Evidence) -> Mask:
     """abi 0: the kernel had no registers to give."""
-    return e.abi_none
+    return False if e.context.redacted else e.abi_none
+
+
+def redacted(e: Evidence) -> Mask:
+    """abi 0 in a redacted recording: the recorder took the values out, or there were none."""
+    return e.abi_none if e.context.redacted else False
 
 
 def always(e: Evidence) -> Mask:
@@ -144,7 +151,9 @@ SIGTRAP_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "kernel-mode-event", kernel_mode_event, "kernel-mode-event",
-        "perf core: the trap is raised on return to user mode", Verdict.LATE, sources=SIGTRAP,
+        "perf core: the trap is raised on return to user mode; system call tracepoints sample "
+        "the user's pt_regs (kernel/trace/trace_syscalls.c, Linux 7.3)",
+        Verdict.LATE, sources=SIGTRAP,
     ),
     Rule(
         "unpaired", unpaired, "unpaired", "pairing of ring buffer and stop", Verdict.LATE,
@@ -199,6 +208,10 @@ PRESENCE_RULES: tuple[Rule, ...] = (
         "abi-none", abi_none, "abi-none",
         "PERF_SAMPLE_REGS_ABI_NONE, include/uapi/linux/perf_event.h, Linux 7.3; ABI rules table",
         Verdict.ABSENT, sources=ANY_SOURCE,
+    ),
+    Rule(
+        "redacted", redacted, "redacted", "the recording's own metadata", Verdict.ABSENT,
+        sources=ANY_SOURCE,
     ),
 )  # fmt: skip
 

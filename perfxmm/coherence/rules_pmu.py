@@ -58,6 +58,12 @@ def ip_differs(e: Evidence) -> Mask:
     return both(e.user_mode, e.ip_delivered, outside(e.ip_equal))
 
 
+def in_kernel_event(e: Evidence) -> Mask:
+    """A tracepoint or software event of the kernel whose sample has the user's registers, as
+    system calls do: they are those of kernel entry, with AX replaced."""
+    return both(e.user_mode, e.in_kernel)
+
+
 def kernel_entry(e: Evidence) -> Mask:
     """The interrupt hit the kernel: general registers come from the entry frame, vectors from the
     task's saved state or, where nothing has touched them yet, from the CPU."""
@@ -203,6 +209,18 @@ def high_vectors_garbage(e: Evidence) -> Mask:
     return both(e.high_vectors, outside(e.dialect("M", "L", "O1")))
 
 
+def payload_cut(e: Evidence) -> Mask:
+    """32 vectors asked for, 16 counted: the postings still write all of them, so that the mask
+    registers' place holds vector 16."""
+    return both(outside(e.dialect("M", "L", "O1")), e.cut_vectors(e.registers.name))
+
+
+def behind_cut_payload(e: Evidence) -> Mask:
+    """The interrupt set stands behind the user set: where that one was written beyond its room,
+    nothing behind it can be relied on."""
+    return both(outside(e.dialect("M", "L", "O1")), e.cut_vectors("user"))
+
+
 def high_vectors_unread(e: Evidence) -> Mask:
     """Vectors 16 to 31 asked for at less than 512 bits pass validation, but are never read."""
     return both(e.high_vectors, outside(e.delivered("zmm")))
@@ -239,6 +257,11 @@ PMU_RULES: tuple[Rule, ...] = (
         Verdict.LATE,
     ),
     Rule(
+        "in-kernel-event", in_kernel_event, "in-kernel-event",
+        "kernel/trace/trace_syscalls.c, Linux 7.3: perf_syscall_enter hands over the user's "
+        "pt_regs; AX is -ENOSYS there until the call returns", Verdict.ENTRY,
+    ),
+    Rule(
         "user-kernel-entry", kernel_entry, "kernel-entry",
         f"merged series: TIF_NEED_FPU_LOAD decides; {_RULES_TABLE}", Verdict.ENTRY, sets=("user",),
     ),
@@ -269,6 +292,16 @@ PMU_RULES: tuple[Rule, ...] = (
         "twin-mismatch", twin_mismatch, "twin-mismatch",
         "merged series: one XSAVES feeds both sets; confirmed on every kernel-made recording",
         Verdict.UNKNOWN,
+    ),
+    Rule(
+        "payload-cut", payload_cut, "payload-cut",
+        "posting V4: the counts are cut, the loop over the mask is not; ABI notes 3.3",
+        Verdict.UNKNOWN, ("opmask",),
+    ),
+    Rule(
+        "behind-cut-payload", behind_cut_payload, "payload-cut",
+        "posting V4, order of fields in PERF_RECORD_SAMPLE; not seen in a recording",
+        Verdict.UNKNOWN, sets=("intr",),
     ),
     Rule(
         "xen-stale", xen_not_nmi, "xen-pv",

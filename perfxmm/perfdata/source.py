@@ -129,5 +129,5 @@ def _open_error(path: str, error: OSError | ValueError) -> PerfxmmError:
         )
     return UsageError(
         "the recording cannot be opened", where=path, why=os.strerror(number),
-        next_step="name it with -i FILE" if number == errno.ENOENT else "",
+        next_step="check the path" if number == errno.ENOENT else "",
     )

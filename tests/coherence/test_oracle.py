@@ -66,6 +66,7 @@ EVENTS = st.lists(
         exclude_kernel=st.booleans(),
         simd_enabled=st.just(True),
         classes=st.just({"user": ASKED, "intr": ASKED}),
+        in_kernel=st.sampled_from([False, False, False, True]),
     ),
     min_size=2,
     max_size=2,
@@ -106,6 +107,7 @@ def believed(sample: Sample, event: EventContext, name: str, wide: bool, arch_pe
     precise = event.precise_ip > 0
     return (
         sample.cpumode == CpuMode.USER
+        and not event.in_kernel
         and sample.pid != 0
         and sample.tid != 7  # the kernel thread of this test
         and sample.abi in (5, 6)
@@ -141,13 +143,17 @@ def test_pmu_vectors_are_coherent_exactly_when_all_conditions_hold(
 
 
 @settings(max_examples=100, deadline=None)
-@given(SAMPLES)
-def test_stops_are_coherent_exactly_when_all_conditions_hold(samples: list[Sample]) -> None:
+@given(SAMPLES, st.booleans())
+def test_stops_are_coherent_exactly_when_all_conditions_hold(
+    samples: list[Sample], in_kernel: bool
+) -> None:
     found = batch(
         columns(samples, "user"), ip=IP, cpumode=[s.cpumode for s in samples],
         stop_flags=[s.stop_flags for s in samples],
     )  # fmt: skip
-    asked = EventContext("M", simd_enabled=True, classes={"user": ASKED})
+    asked = EventContext(
+        "M", simd_enabled=True, classes={"user": ASKED}, in_kernel=in_kernel
+    )
     judge(found, JudgeContext("sigtrap", "perf", (asked,)))
     for row, sample in enumerate(samples):
         flags = StopFlag(sample.stop_flags)
@@ -159,6 +165,7 @@ def test_stops_are_coherent_exactly_when_all_conditions_hold(samples: list[Sampl
             bool(flags & StopFlag.PRESENT)
             and not flags & spoiling
             and sample.cpumode == CpuMode.USER
+            and not in_kernel
             and (sample.has_ip or bool(flags & StopFlag.INTERRUPT))
             and not (sample.has_ip and sample.ip_offset)
             and sample.abi in (5, 6)

@@ -123,6 +123,10 @@ PRECISE_M = pmu(event(precise_ip=2))
 PRECISE_O1 = pmu(event("O1", precise_ip=1))
 LEGACY = event("L", classes={"intr": frozenset({"gpr", "xmm"})})
 SIGTRAP = sigtrap()
+TRACEPOINT = event(in_kernel=True)
+REDACTED = pmu(redacted=True)
+HIGH = {"classes": {"intr": ZMM_ASKED, "user": ZMM_ASKED}, "high_vectors": frozenset({"user"})}
+CUT_R2 = pmu(event("R2", **HIGH))
 ZMM_SIGTRAP = sigtrap(event(classes={"user": ZMM_ASKED}))
 XMM = {"qwords": 2}
 LEGACY_SET = {"qwords": 2, "abi": ABI_64}
@@ -153,6 +157,10 @@ CASES: dict[str, tuple[Case, Case]] = {
     "ip-differs": (
         Case(user_sample(ip=IP + 4), YMM_ALL[LATE]),
         Case(user_sample(), YMM_ALL[C]),
+    ),
+    "in-kernel-event": (
+        Case(lambda: batch(user()), YMM_ALL[ENTRY], "user", pmu(TRACEPOINT)),
+        Case(lambda: batch(user()), YMM_ALL[C], "user"),
     ),
     "user-kernel-entry": (
         Case(kernel_sample(), YMM_ALL[ENTRY], "user"),
@@ -188,6 +196,24 @@ CASES: dict[str, tuple[Case, Case]] = {
             lambda: batch(intr(), user(vectors=upper_zero())), YMM_ALL[UNKNOWN], "user",
         ),
         Case(lambda: batch(intr(), user()), YMM_ALL[C], "user"),
+    ),
+    "payload-cut": (
+        Case(
+            lambda: batch(user(qwords=8, predicates=8)), (C, C, C, C, UNKNOWN), "user", CUT_R2
+        ),
+        Case(
+            lambda: batch(user(qwords=8, registers=32, predicates=8)), (C,) * 5, "user", CUT_R2
+        ),
+    ),
+    "behind-cut-payload": (
+        Case(
+            lambda: batch(user(qwords=8), intr(qwords=8, predicates=8)), (UNKNOWN,) * 5,
+            context=CUT_R2,
+        ),
+        Case(
+            lambda: batch(user(qwords=8, registers=32), intr(qwords=8, predicates=8)), (C,) * 5,
+            context=CUT_R2,
+        ),
     ),
     "xen-stale": (
         Case(
@@ -364,7 +390,11 @@ CASES: dict[str, tuple[Case, Case]] = {
     ),
     "abi-none": (
         Case(lambda: batch(intr(abi=0), user()), NOTHING),
-        Case(lambda: batch(intr(), user()), YMM_ALL[C]),
+        Case(lambda: batch(intr(abi=0), user()), NOTHING, context=REDACTED),
+    ),
+    "redacted": (
+        Case(lambda: batch(intr(abi=0), user()), NOTHING, context=REDACTED),
+        Case(lambda: batch(intr(abi=0), user()), NOTHING),
     ),
 }  # fmt: skip
 
@@ -536,6 +566,39 @@ def test_a_blocked_or_asynchronous_trap_is_late_even_at_an_equal_ip() -> None:
         samples = batch(user(), stop_flags=stop(flag))
         judge(samples, SIGTRAP)
         assert verdicts(samples.sets["user"]) == YMM_ALL[LATE], flag
+
+
+def test_an_event_of_the_kernel_is_late_even_at_an_equal_ip_in_user_mode() -> None:
+    """At sys_enter AX was the call's number; at the stop, which has the same IP, its result."""
+    samples = batch(user(gprs={0: 3}), stop_flags=STOPPED)
+    judge(samples, sigtrap(TRACEPOINT))
+    assert verdicts(samples.sets["user"]) == YMM_ALL[LATE]
+    assert reason_names(samples.sets["user"].reason[0]) == (
+        "user-mode", "ip-match", "not-asked", "kernel-mode-event",
+    )  # fmt: skip
+
+
+def test_the_kernel_registers_of_an_event_of_the_kernel_stay_foreign() -> None:
+    samples = kernel_sample()()
+    judge(samples, pmu(TRACEPOINT))
+    assert verdicts(samples.sets["intr"]) == YMM_ALL[FOREIGN]
+
+
+def test_sixteen_vectors_that_were_asked_for_are_not_cut() -> None:
+    for one in (event("R2", classes={"user": ZMM_ASKED}), event("M", **HIGH)):
+        samples = batch(user(qwords=8, predicates=8))
+        judge(samples, pmu(one))
+        assert verdicts(samples.sets["user"]) == (C,) * 5
+
+
+def test_a_redacted_user_set_does_not_make_a_kernel_thread() -> None:
+    samples = batch(intr(abi=0), user(abi=0), ip=1 << 63, cpumode=CpuMode.KERNEL)
+    judge(samples, REDACTED)
+    for registers in samples.sets.values():
+        assert verdicts(registers) == NOTHING
+        assert {"redacted"} == set(reason_names(registers.reason[0])) & {
+            "redacted", "kernel-thread", "abi-none",
+        }  # fmt: skip
 
 
 def test_an_unpaired_or_interrupted_stop_does_not_claim_an_ip_match() -> None:

@@ -37,7 +37,10 @@ ALL_IN_USE = 0b111
 
 @dataclass(frozen=True)
 class Sample:
-    """ip: of the event; own_ip: of the registers (None: the same). words: of register 0."""
+    """ip: of the event; own_ip: of the registers (None: the same). words: of register 0.
+
+    abi: 0 leaves the registers out.
+    """
 
     ip: int = AXPY
     own_ip: int | None = None
@@ -45,6 +48,7 @@ class Sample:
     tid: int = 100
     xstate_bv: int = ALL_IN_USE
     misc: int = 2
+    abi: int = 6
 
 
 def program(path: Path) -> Path:
@@ -67,7 +71,10 @@ def sample_record(number: int, sample: Sample) -> bytes:
         1_000_000,
     )  # fmt: skip
     body += struct.pack("<I", len(stop)) + stop
-    body += struct.pack("<Q", 6) + struct.pack(f"<{len(gprs)}Q", *gprs)
+    body += struct.pack("<Q", sample.abi)
+    if not sample.abi:
+        return encode.record(9, body, misc=sample.misc)
+    body += struct.pack(f"<{len(gprs)}Q", *gprs)
     body += struct.pack("<4Q", 16, 4, 0, 0) + struct.pack("<4Q", *sample.words)
     body += struct.pack("<60Q", *([OTHER_WORD] * 60))
     return encode.record(9, body, misc=sample.misc)
@@ -75,13 +82,19 @@ def sample_record(number: int, sample: Sample) -> bytes:
 
 def write(
     path: Path, samples: Sequence[Sample], *, comm: str = "app", binary: str | Path = "/bin/app",
-    finish: bool = True, lost: int = 0,
+    finish: bool = True, lost: int = 0, event: EventSpec | None = None,
+    metadata: Metadata | None = None, first: Sequence[bytes] = (),
 ) -> Path:
-    """The recording at `path`. finish=False: as a recorder leaves it that was killed."""
+    """The recording at `path`. finish=False: as a recorder leaves it that was killed.
+
+    event, metadata: instead of the usual ones. first: side-band records in front of all others.
+    """
+    usual = Metadata(source="sigtrap", engine="perf", dialect="M", classes=["gpr", "ymm"])
     writer = Writer(
-        str(path), [EventSpec("task-clock:u", ATTR, (7,))],
-        Metadata(source="sigtrap", engine="perf", dialect="M", classes=["gpr", "ymm"]), force=True,
-    )  # fmt: skip
+        str(path), [event or EventSpec("task-clock:u", ATTR, (7,))], metadata or usual, force=True
+    )
+    for one in first:
+        writer.write(one)
     sid = encode.SampleId(100, 100, 1, 0, 7)
     writer.write(encode.comm_record(100, 100, comm.encode("utf-8", "surrogateescape"), sid=sid))
     writer.write(encode.comm_record(100, 101, "worker", sid=sid))
