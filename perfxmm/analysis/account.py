@@ -50,8 +50,8 @@ class Account:
                     continue
                 verdict = registers.verdict[rows, column]
                 reason = registers.reason[rows]
-                for code in np.unique(verdict):
-                    label = Verdict(int(code)).label
+                for code in np.flatnonzero(np.bincount(verdict)).tolist():
+                    label = Verdict(code).label
                     book = self.kept if label in policy.keep else self.not_kept
                     bits, counts = np.unique(reason[verdict == code], return_counts=True)
                     for bit, count in zip(bits.tolist(), counts.tolist(), strict=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +58,46 @@ class _Interrupted(Exception):
     """Ctrl-C, past typer: its releases differ in what they make of it."""
 
 
+class _Plain:
+    """In place of typer's RuntimeParam: values that need no conversion, else what it does.
+
+    From typer 0.26 on, every value goes through a pydantic adapter, even an option that was not
+    given or text that stays text, and importing pydantic takes longer than all of typer.
+    """
+
+    def __init__(self, usual: Callable[[], Any], *, is_text: bool) -> None:
+        self._usual = usual
+        self._is_text = is_text
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value is None or (self._is_text and type(value) is str):
+            return value
+        return self._usual().coerce(value, param=param, ctx=ctx)
+
+
+def _plainly(parameters: list[Any]) -> list[Any]:
+    """Gives `parameters` a _Plain. Those of a typer that is built differently stay as they are."""
+    for parameter in parameters:
+        usual = getattr(parameter, "get_runtime_param", None)
+        descriptor = getattr(parameter, "type_descriptor", None)
+        if usual is None or descriptor is None or "get_runtime_param" in vars(parameter):
+            continue
+        many = getattr(parameter, "nargs", 1) != 1 or getattr(parameter, "multiple", False)
+        if not many and getattr(descriptor.parameter_info, "parser", None) is None:
+            plain = _Plain(usual, is_text=descriptor.annotation is str)
+            parameter.get_runtime_param = lambda plain=plain: plain
+    return parameters
+
+
+class Verb(TyperCommand):
+    """A verb's command."""
+
+    # typer brings its own copy of click from 0.26 on and uses the click package before that, so
+    # the types of arguments and results have no one name here and below: Any.
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plainly(super().get_params(ctx))
+
+
 class LazyGroup(TyperGroup):
     """Knows the verbs by name and one line; imports the module of the one that is wanted."""
 
@@ -66,8 +106,9 @@ class LazyGroup(TyperGroup):
         for verb, (_, _, line) in VERBS.items():
             self.commands[verb] = TyperCommand(verb, help=line, rich_markup_mode=None)
 
-    # typer brings its own copy of click from 0.26 on and uses the click package before that, so
-    # the types of both arguments and results have no one name: Any.
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plainly(super().get_params(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
@@ -95,7 +136,7 @@ def load(verb: str) -> Any:
         add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
     )
     single.command(
-        verb, short_help=line,
+        verb, cls=Verb, short_help=line,
         # \b keeps the parser's help writer from filling the lines of a paragraph.
         epilog="\n\n".join("\b\n" + part for part in examples.split("\n\n")) if examples else None,
         context_settings=getattr(module, "CONTEXT_SETTINGS", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,6 +96,7 @@ def open_input(path: str) -> Recording:
 
 def policy_of(keep: str, verdict: str, unsafe_foreign: bool) -> Policy:
     """What may be shown. Raises UsageError for a verdict that does not exist."""
+    _import_numpy()
     from perfxmm.analysis.shown import DEFAULT_KEEP, Policy
 
     try:
@@ -160,6 +162,22 @@ def close(recording: Recording, policy: Policy) -> None:
         )
     if not recording.complete:
         say(f"{recording.path}: the recorder did not finish; its complete records were read")
+
+
+def _import_numpy() -> None:
+    """Imports numpy without the threads of its linear algebra, which nothing here uses.
+
+    To start them takes longer than the rest of the import, and a process with threads cannot
+    fork safely (see cli.inturn). The environment is as before afterwards.
+    """
+    wish = "OPENBLAS_NUM_THREADS"
+    if wish in os.environ:
+        return
+    os.environ[wish] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[wish]
 
 
 def _numbers(text: str, option: str) -> frozenset[int]:

@@ -11,14 +11,16 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-from elftools.elf.elffile import ELFFile
 
 from perfxmm.errors import DamagedInput
 from perfxmm.program import buildid
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 U64 = npt.NDArray[np.uint64]
 
@@ -188,6 +190,9 @@ class _Stream:
 
 
 def _parse(data: memoryview, path: str) -> ElfImage:
+    # Thirty milliseconds of imports that a recording without any readable binary does not need.
+    from elftools.elf.elffile import ELFFile
+
     elf = ELFFile(cast(IO[bytes], _Stream(data)))
     header = elf.header
     if elf.num_segments() * header["e_phentsize"] > len(data):

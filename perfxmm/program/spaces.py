@@ -113,10 +113,11 @@ class AddressSpace:
 
 
 def _indexed(changes: list[tuple[int, int, int, int]]) -> _Index:
-    edges = [edge for _, start, end, mapping in changes if mapping != NOT_MAPPED
-             for edge in (start, end)]
-    bounds = np.unique(np.array(edges, np.uint64))
-    times = np.unique(np.array([change[0] for change in changes], np.uint64))
+    edges = {edge for _, start, end, mapping in changes if mapping != NOT_MAPPED
+             for edge in (start, end)}
+    # Not np.unique: it imports numpy.ma, at a cost of some milliseconds.
+    bounds = np.array(sorted(edges), np.uint64)
+    times = np.array(sorted({change[0] for change in changes}), np.uint64)
     width = len(times) + 1
     ranks = np.searchsorted(times, np.array([change[0] for change in changes], np.uint64)) + 1
     first = np.searchsorted(bounds, np.array([change[1] for change in changes], np.uint64))
