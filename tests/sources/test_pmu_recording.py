@@ -5,6 +5,7 @@ The records are kernel-made (an emulator's kernel with the merged ABI); the syst
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -267,6 +268,23 @@ def test_multiplexed_events_are_part_of_the_result(
         "fewer counters than there are events, or something else holds them"
         for one, (_, _, percent) in zip(both, expected, strict=False) if percent
     ]  # fmt: skip
+
+
+def test_times_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    class Unreadable(FakeKernel):
+        def read(self, fd: int, size: int) -> bytes:
+            if fd == 1000:
+                raise OSError(errno.EIO, "fake")
+            return b"" if fd == 1001 else super().read(fd, size)
+
+    def end(kernel: FakeKernel) -> bool:
+        kernel.opened[2].enabled_ns, kernel.opened[2].running_ns = 200, 100
+        return False
+
+    asked = request(tmp_path, system_wide=True)
+    source(Unreadable(on_poll=end), tmp_path, cpus=(0, 1, 2)).record(asked)
+    [told] = metadata_at_end(asked.output)["result"]["events"]
+    assert (told["time_enabled_ns"], told["time_running_ns"]) == (200, 100)
 
 
 # --- limits and ends
