@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perfxmm.cli import options
+from perfxmm.cli.inturn import write_all
 from perfxmm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,13 +94,16 @@ def export(
 
     redaction = Redaction(redact, recording.instructions.crypto if redact == "crypto" else None)
     batches = limited(recording.judged(policy, filters=filters), limit)
-    _write(chosen, output, force, recording, batches, policy, redaction, view)
+    # Of a few samples, a second process would make text in vain.
+    alone = limit is not None
+    _write(chosen, output, force, recording, batches, policy, redaction, view, alone=alone)
     options.close(recording, policy)
 
 
 def _write(
     chosen: str, output: str, force: bool, recording: Recording,
     batches: Iterator[SnapshotBatch], policy: Policy, redaction: Redaction, view: str,
+    *, alone: bool,
 ) -> None:
     from perfxmm.exports.output import open_output
 
@@ -112,19 +117,15 @@ def _write(
             from perfxmm.exports.csvfile import CsvLines
 
             csv = CsvLines(names, policy, redaction)
-            for number, batch in enumerate(batches):
-                if number == 0:
-                    file.write(csv.header(batch))
-                for piece in csv.lines(batch):
-                    file.write(piece)
+            for batch in batches:
+                file.write(csv.header(batch))
+                write_all(chain([batch], batches), csv.lines, file, alone=alone)
         else:
             from perfxmm.exports.jsonl import JsonLines
 
             element_of = options.element_of(recording, view)
             json = JsonLines(names, policy, view, element_of, redaction)
-            for batch in batches:
-                for piece in json.lines(batch):
-                    file.write(piece)
+            write_all(batches, json.lines, file, alone=alone)
 
 
 def _format(asked: str, output: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perfxmm.cli import options
+from perfxmm.cli.inturn import write_all
 from perfxmm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,9 +105,7 @@ def script(
     out = sys.stdout.buffer
     sys.stdout.flush()
     batches = recording.judged(policy, columns=columns, filters=filters)
-    for batch in limited(batches, limit):
-        for piece in writer.lines(batch):
-            out.write(piece)
+    write_all(limited(batches, limit), writer.lines, out, alone=limit is not None)
     out.flush()
     options.close(recording, policy)
 
