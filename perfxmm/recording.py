@@ -191,6 +191,7 @@ class Recording:
                 continue
             coherence.judge(batch, self._context())
             self._resolve(batch)
+            account.read += len(batch)
             passed = filters.mask(batch, self.names)
             if not passed.all():
                 batch = select(batch, passed)

@@ -18,11 +18,14 @@ from perfxmm.coherence.verdicts import Verdict
 class Account:
     """Counts over the samples that passed the filters.
 
+    read: all samples, before the filters.
     seen: samples; shown: those with a kept verdict in a class that was asked for.
     kept, not_kept: (set, class, verdict, reasons) -> how often, for classes asked for.
     hidden: samples not shown, by their most useful verdict.
     withheld: classes without values in samples that are shown, by verdict; a class that was
         never delivered (absent) hides nothing and is not counted.
+    bare: samples for which no register was asked for. redacted: shown ones whose values an export
+        was told to leave out.
     lost: records that the kernel or the recorder could not write; throttled: how often sampling
         was stopped because it came too often.
     """
@@ -35,6 +38,9 @@ class Account:
     withheld: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     throttled: int = 0
+    read: int = 0
+    bare: int = 0
+    redacted: int = 0
 
     def count(
         self, batch: SnapshotBatch, asked: Mapping[str, Bool], policy: Policy, shown: Bool
@@ -42,6 +48,10 @@ class Account:
         """Adds a judged batch. asked: bool [n, classes] per set; shown: bool [n]."""
         self.seen += len(batch)
         self.shown += int(np.count_nonzero(shown))
+        wanted = np.zeros(len(batch), np.bool_)
+        for name in batch.sets:
+            wanted |= asked[name].any(axis=1)
+        self.bare += int(np.count_nonzero(~wanted))
         for name, registers in batch.sets.items():
             visible = policy.visible(registers.verdict)
             for column, class_name in enumerate(VERDICT_CLASSES):
@@ -73,7 +83,8 @@ class Account:
 
     def as_json(self) -> dict[str, object]:
         """The short form that machine-readable results carry."""
-        return {
+        counts: dict[str, object] = {
             "seen": self.seen, "shown": self.shown, "hidden": dict(self.hidden),
-            "withheld": dict(self.withheld), "lost": self.lost,
+            "withheld": dict(self.withheld), "lost": self.lost, "throttled": self.throttled,
         }  # fmt: skip
+        return counts | {"redacted": self.redacted} if self.redacted else counts

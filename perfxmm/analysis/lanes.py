@@ -101,12 +101,22 @@ def classify(lanes: Bits, element: Element) -> dict[str, Bool]:
     }
 
 
-def count_lanes(words: U64, present: Bool, element: Element) -> dict[str, I64]:
+def count_lanes(
+    words: U64, present: Bool, element: Element, *, lowest: bool = False
+) -> dict[str, I64]:
     """How many lanes of each kind a sample has, and how many it has in all ("lanes").
 
     words: uint64 [n, registers, qwords]; present: bool [n, registers, qwords], words that are
-    data. Returns int64 [n] for each of KINDS and for "lanes". Lanes never cross a word.
+    data. lowest: count lane 0 of each register alone, as scalar instructions see it.
+    Returns int64 [n] for each of KINDS and for "lanes". Lanes never cross a word.
     """
+    if lowest:
+        first = lanes_of(words[:, :, :1], element)[:, :, :1]
+        seen = present[:, :, :1]
+        counts = {"lanes": np.count_nonzero(seen, axis=(1, 2))}
+        for kind, mask in classify(first, element).items():
+            counts[kind] = np.count_nonzero(mask & seen, axis=(1, 2))
+        return counts
     per_word = 64 // element.bits
     counts = {"lanes": np.count_nonzero(present, axis=(1, 2)) * per_word}
     everything = bool(present.all())

@@ -1,12 +1,17 @@
 """The ranked summary: where snapshots fell, which register width was in use, what lanes held.
 
 Batches go in one after the other; what is kept is one small record per row of the result.
+
+Width is that of the instruction at the registers' IP, and lanes are those of the registers that
+it reads: all others, the one it is going to write included, hold what some earlier code left
+there. With lanes="all" every register counts, and width is that of the words that are not zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +20,8 @@ from perfxmm.analysis.intervals import wilson
 from perfxmm.analysis.lanes import ELEMENTS, KINDS, count_lanes
 from perfxmm.analysis.names import NameTables
 from perfxmm.analysis.shown import (
-    FIRST_HIGH_REGISTER,
+    GPR,
+    IP_ID,
     VERDICT_NAMES,
     XMM,
     ZMM,
@@ -25,18 +31,30 @@ from perfxmm.analysis.shown import (
     delivered_classes,
     initial,
     present_words,
+    present_words_at,
     primary_set,
 )  # fmt: skip
 from perfxmm.coherence.model import RegisterSet, SnapshotBatch
+from perfxmm.coherence.reasons import REASONS
+
+if TYPE_CHECKING:
+    # The disassembler is only for those who look at code.
+    from perfxmm.analysis.instructions import Uses, UsesOf
 
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-SORT_KEYS: tuple[str, ...] = ("symbol", "dso", "comm", "tid", "ip")
-# Widest register class in use; "none": vectors are visible and all of them are zero; "unseen":
-# no vector of the sample is visible.
+SORT_KEYS: tuple[str, ...] = ("symbol", "dso", "comm", "pid", "tid", "ip")
+# Whose lanes count: of the registers that the instruction works on, or of all that were delivered.
+LANES: tuple[str, ...] = ("used", "all")
+# Widest register class in use. Of all registers: "none" where vectors are visible and all of them
+# are zero; "unseen" where no vector of the sample is visible. Of used ones: "none" where the
+# instruction uses no vector register, "unseen" where it is not known too.
 WIDTHS: tuple[str, ...] = ("unseen", "none", "xmm", "ymm", "zmm")
 UNSEEN, NONE_IN_USE, XMM_IN_USE, YMM_IN_USE, ZMM_IN_USE = range(5)
+
+# Stands for "no one element type" among the element names of a Report.
+UNTYPED = "unknown"
 
 # Element type per sample, as an index into tuple(ELEMENTS); -1 where the code does not say.
 ElementOf = Callable[[SnapshotBatch], npt.NDArray[np.integer]]
@@ -81,7 +99,9 @@ class ReportRow:
 class Report:
     """rows by falling share. total: snapshots in all rows. view: element type of the counts.
 
-    elements: samples by the element type that was used to count (several with view "auto").
+    elements: samples with vectors to count by the element type that was used (several with view
+    "auto"); those under "unknown" were not counted. lanes: of LANES. widths: as in a row, of all
+    rows, also of those that a limit left out.
     """
 
     sort: str
@@ -89,25 +109,35 @@ class Report:
     total: int
     rows: list[ReportRow]
     elements: dict[str, int] = field(default_factory=dict)
+    lanes: str = "all"
+    widths: dict[str, int] = field(default_factory=dict)
 
 
 _COLUMNS = ("samples", "period", *WIDTHS, "lanes", *KINDS, *VERDICT_NAMES)
 
 
 class ReportBuilder:
-    """Adds up batches: `add` each, then `finish`."""
+    """Adds up batches: `add` each, then `finish`.
+
+    uses_of: what instructions use; needed by lanes="used" and by view="auto".
+    """
 
     def __init__(
         self, names: NameTables, policy: Policy, *, sort: str = "symbol", view: str = "f64",
-        element_of: ElementOf | None = None,
+        lanes: str = "all", uses_of: UsesOf | None = None,
     ) -> None:
         if sort not in SORT_KEYS:
             raise ValueError(f"no such sort key: {sort} (there are {', '.join(SORT_KEYS)})")
+        if lanes not in LANES:
+            raise ValueError(f"no such lanes: {lanes} (there are {', '.join(LANES)})")
+        if uses_of is None and (lanes == "used" or view == "auto"):
+            raise ValueError("what instructions use is not known without uses_of")
         self.names = names
         self.policy = policy
         self.sort = sort
         self.view = view
-        self.element_of = element_of
+        self.lanes = lanes
+        self.uses_of = uses_of
         self.total = 0
         self._elements: dict[str, int] = {}
         # Key -> (sums in the order of _COLUMNS, columns that name the row).
@@ -119,8 +149,8 @@ class ReportBuilder:
         if n == 0:
             return
         self.total += n
-        columns = self._columns(batch)
         ip = attributed_ip(batch)
+        columns = self._columns(batch, ip)
         first, second = self._keys(batch, ip)
         pairs = np.stack([first, second], axis=1)
         keys, where, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
@@ -152,10 +182,15 @@ class ReportBuilder:
     def finish(self, limit: int | None = None) -> Report:
         """The result, by falling number of samples; limit: rows to give at most."""
         rows = [self._row(key, sums) for key, sums in self._sums.items()]
-        rows.sort(key=lambda r: (-r.samples, r.symbol, r.dso, r.comm, r.tid or 0, r.ip or 0))
+        rows.sort(key=lambda r: (-r.samples, r.symbol, r.dso, r.comm, r.tid or r.pid or 0,
+                                 r.ip or 0))  # fmt: skip
+        widths = {w: sum(row.widths.get(w, 0) for row in rows) for w in WIDTHS}
         if limit is not None:
             rows = rows[:limit]
-        return Report(self.sort, self.view, self.total, rows, dict(self._elements))
+        return Report(
+            self.sort, self.view, self.total, rows, dict(self._elements), self.lanes,
+            {name: count for name, count in widths.items() if count},
+        )
 
     def _keys(
         self, batch: SnapshotBatch, ip: npt.NDArray[np.uint64]
@@ -172,21 +207,32 @@ class ReportBuilder:
             return column(batch.dso), zero
         if self.sort == "comm":
             return column(batch.comm), zero
+        if self.sort == "pid":
+            return batch.pid.astype(np.int64), zero
         if self.sort == "tid":
             return batch.pid.astype(np.int64), batch.tid.astype(np.int64)
         return ip.view(np.int64), column(batch.dso)
 
-    def _columns(self, batch: SnapshotBatch) -> list[npt.NDArray[np.generic]]:
+    def _columns(
+        self, batch: SnapshotBatch, ip: npt.NDArray[np.uint64]
+    ) -> list[npt.NDArray[np.generic]]:
         n = len(batch)
         widths = np.zeros((len(WIDTHS), n), np.int64)
         widths[UNSEEN] = 1
         counts = {kind: np.zeros(n, np.int64) for kind in ("lanes", *KINDS)}
-        elements = self._element_indices(batch)
+        uses = None if self.uses_of is None else self.uses_of(batch)
+        elements = self._element_indices(n, uses)
         set_names, chosen = primary_set(batch, self.policy)
         for index, name in enumerate(set_names):
             rows = np.flatnonzero(chosen == index)
-            if len(rows):
-                self._count(batch.sets[name], rows, elements, widths, counts)
+            if not len(rows):
+                continue
+            registers = batch.sets[name]
+            if self.lanes == "used" and uses is not None:
+                rows = rows[self._belong(registers, ip)[rows]]
+                self._count_used(registers, rows, uses, elements, widths, counts)
+            else:
+                self._count_all(registers, rows, elements, widths, counts)
         verdicts = [r.verdict for r in batch.sets.values()]
         best = best_verdict(verdicts, [np.ones(v.shape, np.bool_) for v in verdicts])
         if not verdicts:
@@ -197,11 +243,56 @@ class ReportBuilder:
             *(best == code for code in range(len(VERDICT_NAMES))),
         ]  # fmt: skip
 
-    def _count(
+    def _belong(self, registers: RegisterSet, ip: npt.NDArray[np.uint64]) -> Bool:
+        """Bool [n]: not known to be of another IP than the instruction that is asked about."""
+        own = registers.gpr(IP_ID)
+        if own is None:
+            return np.ones(len(ip), np.bool_)
+        told = (registers.gpr_mask >> np.uint64(IP_ID) & np.uint64(1)) != 0
+        told &= self.policy.visible(registers.verdict[:, GPR])
+        belong: Bool = ~told | (own == ip)
+        return belong
+
+    def _count_used(
+        self, registers: RegisterSet, rows: npt.NDArray[np.intp], uses: Uses,
+        elements: npt.NDArray[np.integer], widths: I64, counts: dict[str, I64],
+    ) -> None:
+        """Adds the registers that the instructions of the samples `rows` use (in place)."""
+        rows = rows[uses.known[rows]]
+        used = uses.words[rows]
+        widths[UNSEEN, rows] = 0
+        widest = NONE_IN_USE + (used != 0).sum(axis=1)
+        widths[widest, rows] = 1
+        room, width = registers.vectors.shape[1:]
+        # Registers that were taken when the instruction had retired show its results.
+        after = registers.reason[rows] & np.uint64(REASONS["after-instruction"].mask) != 0
+        counted = np.where(after, uses.results[rows], uses.operands[rows])
+        self._note_elements(elements[rows[counted != 0]])
+        bits = counted[:, None] >> np.arange(room, dtype=np.uint32) & np.uint32(1)
+        owner, number = np.nonzero(bits)
+        if not len(owner):
+            return
+        sample = rows[owner]
+        classes = self.policy.visible(registers.verdict) & delivered_classes(registers)
+        data = present_words_at(registers, classes & ~initial(registers), sample, number)
+        part = np.array([0, 0, 1, 1, 2, 2, 2, 2])[:width]
+        data &= (used[owner][:, part] >> number[:, None].astype(np.uint32) & np.uint32(1)) != 0
+        words = registers.vectors[sample, number]
+        kind_of = elements[sample].astype(np.int64) * 2 + uses.scalar[sample]
+        for code in np.unique(kind_of[kind_of >= 0]).tolist():
+            mine = np.flatnonzero(kind_of == code)
+            found = count_lanes(
+                words[mine, None], data[mine, None], _ELEMENT_LIST[code >> 1],
+                lowest=bool(code & 1),
+            )  # fmt: skip
+            for kind, values in found.items():
+                np.add.at(counts[kind], sample[mine], values)
+
+    def _count_all(
         self, registers: RegisterSet, rows: npt.NDArray[np.intp],
         elements: npt.NDArray[np.integer], widths: I64, counts: dict[str, I64],
     ) -> None:
-        """Adds the samples `rows` of one set to `widths` and `counts` (in place)."""
+        """Adds all registers of the samples `rows` of one set to `widths` and `counts`."""
         classes = self.policy.visible(registers.verdict) & delivered_classes(registers)
         data = present_words(registers, classes & ~initial(registers))[rows]
         whole = len(rows) == len(registers.abi)
@@ -212,7 +303,8 @@ class ReportBuilder:
         for width in range(NONE_IN_USE, len(WIDTHS)):
             widths[width, rows] = seen & (widest == width)
         used = elements[rows]
-        for element in np.unique(used):
+        self._note_elements(used)
+        for element in np.unique(used[used >= 0]):
             mine = np.flatnonzero(used == element)
             all_mine = len(mine) == len(rows)
             found = count_lanes(
@@ -222,16 +314,15 @@ class ReportBuilder:
             for kind, values in found.items():
                 counts[kind][rows[mine]] = values
 
-    def _element_indices(self, batch: SnapshotBatch) -> npt.NDArray[np.integer]:
-        fallback = list(ELEMENTS).index("f64" if self.view == "auto" else self.view)
-        chosen: npt.NDArray[np.integer] = np.full(len(batch), fallback, np.int8)
-        if self.view == "auto" and self.element_of is not None:
-            said = self.element_of(batch)
-            chosen = np.where(said < 0, chosen, said)
-        for index, count in zip(*np.unique(chosen, return_counts=True), strict=True):
-            name = _ELEMENT_LIST[int(index)].name
+    def _element_indices(self, n: int, uses: Uses | None) -> npt.NDArray[np.integer]:
+        if self.view == "auto" and uses is not None:
+            return uses.element
+        return np.full(n, list(ELEMENTS).index(self.view), np.int8)
+
+    def _note_elements(self, elements: npt.NDArray[np.integer]) -> None:
+        for index, count in zip(*np.unique(elements, return_counts=True), strict=True):
+            name = _ELEMENT_LIST[int(index)].name if index >= 0 else UNTYPED
             self._elements[name] = self._elements.get(name, 0) + int(count)
-        return chosen
 
     def _row(self, key: tuple[int, int], sums: npt.NDArray[np.float64]) -> ReportRow:
         symbol, dso, comm, pid, tid, ip, offset = self._about[key]
@@ -249,10 +340,12 @@ class ReportBuilder:
             row.symbol = names.symbols[symbol] if symbol >= 0 else ""
         if self.sort in ("symbol", "dso", "ip"):
             row.dso = names.dsos[dso] if dso >= 0 else ""
-        if self.sort in ("comm", "tid"):
+        if self.sort in ("comm", "pid", "tid"):
             row.comm = names.comms[comm] if comm >= 0 else ""
+        if self.sort in ("pid", "tid"):
+            row.pid = pid
         if self.sort == "tid":
-            row.pid, row.tid = pid, tid
+            row.tid = tid
         if self.sort == "ip":
             row.ip = ip
             row.symbol_offset = offset if symbol >= 0 else None
@@ -269,17 +362,13 @@ def widest_in_use(words: npt.NDArray[np.uint64], data: Bool) -> npt.NDArray[np.i
     """
     out = np.full(len(words), NONE_IN_USE, np.int8)
     live = data & (words != 0)
-    count, width = live.shape[1:]
-    out[live[:, :, :2].any(axis=(1, 2))] = XMM_IN_USE
-    if width > 2:
-        out[live[:, :FIRST_HIGH_REGISTER, 2:4].any(axis=(1, 2))] = YMM_IN_USE
-    if width > 4:
-        out[live[:, :FIRST_HIGH_REGISTER, 4:].any(axis=(1, 2))] = ZMM_IN_USE
-    if count > FIRST_HIGH_REGISTER:
-        out[live[:, FIRST_HIGH_REGISTER:].any(axis=(1, 2))] = ZMM_IN_USE
+    # Registers 16 to 31 too: AVX-512VL uses them at every width.
+    for code, first, last in ((XMM_IN_USE, 0, 2), (YMM_IN_USE, 2, 4), (ZMM_IN_USE, 4, 8)):
+        out[live[:, :, first:last].any(axis=(1, 2))] = code
     return out
 
 
 __all__ = [
-    "SORT_KEYS", "WIDTHS", "Report", "ReportBuilder", "ReportRow", "widest_in_use",
+    "LANES", "SORT_KEYS", "UNTYPED", "WIDTHS", "Report", "ReportBuilder", "ReportRow",
+    "widest_in_use",
 ]  # fmt: skip

@@ -121,6 +121,25 @@ def present_words(registers: RegisterSet, classes: Bool) -> Bool:
     return out & there[:, :, None] & wide[:, None, :]
 
 
+def present_words_at(
+    registers: RegisterSet, classes: Bool, rows: npt.NDArray[np.intp],
+    numbers: npt.NDArray[np.intp],
+) -> Bool:
+    """`present_words` of some registers only: sample rows[k], register numbers[k].
+
+    Returns bool [len(rows), qwords].
+    """
+    _, count, width = registers.vectors.shape
+    there = (registers.vector_mask[rows] >> numbers.astype(np.uint32) & np.uint32(1)) != 0
+    out = np.zeros((len(rows), width), np.bool_)
+    for column in (XMM, YMM, ZMM):
+        words = words_of_class(column, count, width)
+        out |= words[numbers] & classes[rows, column][:, None]
+    wide = np.arange(width) < registers.delivered_qwords[rows][:, None]
+    present: Bool = out & wide & there[:, None]
+    return present
+
+
 def attributed_ip(batch: SnapshotBatch) -> U64:
     """The IP a snapshot counts for: the registers' own where they are late, else the sample's.
 

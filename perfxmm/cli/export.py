@@ -97,7 +97,7 @@ def export(
     # Of a few samples, a second process would make text in vain.
     alone = limit is not None
     _write(chosen, output, force, recording, batches, policy, redaction, view, alone=alone)
-    options.close(recording, policy)
+    options.close(recording, policy, filters)
 
 
 def _write(

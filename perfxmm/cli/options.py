@@ -27,7 +27,7 @@ _VERDICTS = ("coherent", "late", "entry", "torn", "foreign", "absent", "unknown"
 _NS = 1_000_000_000
 
 
-def _views(incomplete: str) -> list[str]:
+def complete_view(incomplete: str) -> list[str]:
     return [name for name in VIEW_NAMES if name.startswith(incomplete)]
 
 
@@ -40,7 +40,7 @@ Input = Annotated[
     str, typer.Option("-i", "--input", metavar="FILE", help="Recording to read, - for a pipe.")
 ]
 Comm = Annotated[
-    str, typer.Option("--comm", "--comms", metavar="NAME,...", help="Only these commands.")
+    str, typer.Option("-c", "--comm", "--comms", metavar="NAME,...", help="Only these commands.")
 ]
 Pid = Annotated[str, typer.Option("--pid", metavar="PID,...", help="Only these processes.")]
 Tid = Annotated[str, typer.Option("--tid", metavar="TID,...", help="Only these threads.")]
@@ -68,7 +68,7 @@ UnsafeForeign = Annotated[
                        help="Show values that may belong to the kernel or another task.")
 ]  # fmt: skip
 View = Annotated[
-    str, typer.Option("--view", metavar="TYPE", autocompletion=_views,
+    str, typer.Option("--view", metavar="TYPE", autocompletion=complete_view,
                       help=f"Lanes as {', '.join(VIEW_NAMES)} (auto: by the instruction).")
 ]  # fmt: skip
 Limit = Annotated[
@@ -136,7 +136,7 @@ def element_of(recording: Recording, view: str) -> ElementOf | None:
     return recording.instructions.elements if view == "auto" else None
 
 
-def close(recording: Recording, policy: Policy) -> None:
+def close(recording: Recording, policy: Policy, filters: Filters | None = None) -> None:
     """The last words on stderr: what was hidden, and what the file lacks.
 
     Raises DamagedInput where the file is damaged; everything that could be read is out by then.
@@ -149,7 +149,7 @@ def close(recording: Recording, policy: Policy) -> None:
     sys.stdout.flush()
     for note in recording.notes:
         say(note)
-    line = closing_line(recording.account, policy)
+    line = closing_line(recording.account, policy, filters)
     if line:
         say(line)
     damage = recording.damage

@@ -11,14 +11,16 @@ from perfxmm.cli import options
 EXAMPLES = """
 Examples:
 
-  Where snapshots fell, and how many NaN and subnormal doubles were in the registers:
+  Where snapshots fell, the width of the vector instructions there, and the NaN and subnormal
+  numbers in the registers they use:
     perfxmm report
 
-  Threads of one process, lanes counted as floats, for a program to read:
-    perfxmm report --sort tid --view f32 --pid 1234 --json
+  Threads of one process, all their registers counted as floats, for a program to read:
+    perfxmm report --sort tid --lanes all --view f32 --pid 1234 --json
 """
-_SORT_KEYS = ("symbol", "dso", "comm", "tid", "ip")
-_SYNONYMS = {"sym": "symbol", "object": "dso", "thread": "tid", "pid": "tid"}
+_SORT_KEYS = ("symbol", "dso", "comm", "pid", "tid", "ip")
+_LANES = ("used", "all")
+_SYNONYMS = {"sym": "symbol", "object": "dso", "process": "pid", "thread": "tid"}
 
 
 def report(
@@ -30,7 +32,24 @@ def report(
             autocompletion=lambda incomplete: [k for k in _SORT_KEYS if k.startswith(incomplete)],
         ),
     ] = "symbol",
-    view: options.View = "f64",
+    view: Annotated[
+        str,
+        typer.Option(
+            "--view", metavar="TYPE", autocompletion=options.complete_view,
+            help=f"Count lanes as {', '.join(options.VIEW_NAMES)} (auto: by the type that the "
+            "instruction works on). Default: auto, with --lanes all f64.",
+        ),
+    ] = "",
+    lanes: Annotated[
+        str,
+        typer.Option(
+            "--lanes", metavar="used|all",
+            help="What width and lanes are of: the instruction at the registers' IP and the "
+            "registers it reads, or all registers that were recorded, which may hold what earlier "
+            "code left there.",
+            autocompletion=lambda incomplete: [n for n in _LANES if n.startswith(incomplete)],
+        ),
+    ] = "used",
     comm: options.Comm = "",
     pid: options.Pid = "",
     tid: options.Tid = "",
@@ -47,7 +66,9 @@ def report(
     sort = _SYNONYMS.get(sort, sort)
     if sort not in _SORT_KEYS:
         raise options.unknown_word("sort key", sort, _SORT_KEYS)
-    options.check_view(view)
+    if lanes not in _LANES:
+        raise options.unknown_word("choice of lanes", lanes, _LANES)
+    view = options.check_view(view or ("auto" if lanes == "used" else "f64"))
     policy = options.policy_of(keep, verdict, unsafe_foreign)
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
@@ -56,11 +77,11 @@ def report(
 
     from perfxmm.analysis.report import ReportBuilder
     from perfxmm.cli.console import progress, results, say, write_json
-    from perfxmm.views.report import elements_line, report_json, report_table
+    from perfxmm.views.report import elements_line, report_json, report_table, verdicts_line
 
     builder = ReportBuilder(
-        recording.names, policy, sort=sort, view=view,
-        element_of=options.element_of(recording, view),
+        recording.names, policy, sort=sort, view=view, lanes=lanes,
+        uses_of=recording.instructions.uses if view == "auto" or lanes == "used" else None,
     )  # fmt: skip
     with progress("reading snapshots") as advance:
         for batch in recording.judged(policy, filters=filters):
@@ -71,8 +92,8 @@ def report(
         account = recording.account.as_json()
         write_json(report_json(found, account, complete=recording.complete))
     elif found.rows:
-        results().print(report_table(found))
-        say(f"{found.total:,} snapshots, {elements_line(found)}")
-    else:
-        say("no snapshot to show")
-    options.close(recording, policy)
+        console = results()
+        console.print(report_table(found, console.width))
+        verdicts = verdicts_line(found)
+        say(f"{found.total:,} snapshots{verdicts and ', '}{verdicts}; {elements_line(found)}")
+    options.close(recording, policy, filters)

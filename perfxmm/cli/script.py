@@ -107,7 +107,7 @@ def script(
     batches = recording.judged(policy, columns=columns, filters=filters)
     write_all(limited(batches, limit), writer.lines, out, alone=limit is not None)
     out.flush()
-    options.close(recording, policy)
+    options.close(recording, policy, filters)
 
 
 def _fields(text: str) -> list[str]:

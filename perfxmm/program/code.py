@@ -54,9 +54,10 @@ _ELEMENT_OF_TYPE = {
     "UINT64": "u64", "UINT52": "u64", "INT32": "i32", "UINT32": "u32", "INT16": "i16",
     "UINT16": "u16", "INT8": "i8", "UINT8": "u8",
 }
-# Used for data of every type. SSE compilers take the PS forms for all, they are a byte shorter.
+# Used for data of every type. In SSE the PS forms are a byte shorter, and some compilers and much
+# assembly code keep to them in AVX.
 _ANY_TYPE = re.compile(
-    r"(?:MOV[AU]PS|MOV[HL]PS|MOVHLPS|MOVLHPS|MOVNTPS|ANDPS|ANDNPS|ORPS|XORPS"
+    r"(?:V?MOV[AU]PS|V?MOV[HL]PS|V?MOVHLPS|V?MOVLHPS|V?MOVNTPS|V?ANDPS|V?ANDNPS|V?ORPS|V?XORPS"
     r"|V?MOVDQ[AU](?:32|64)?|V?LDDQU|V?MOVNTDQA?|V?MOV[DQ]|MOVQ2DQ|MOVDQ2Q"
     r"|V?PAND[DQ]?|V?PANDN[DQ]?|V?POR[DQ]?|V?PXOR[DQ]?|VPTERNLOG[DQ]|V?PS[LR]LDQ)"
 )
@@ -82,6 +83,7 @@ class Operation:
     scalar: computes in the lowest lane alone (ADDSD, not ADDPD).
     reads, writes: full registers by iced-x86's names ("ZMM0", "RAX", "K1"); a write of a vector
         register in VEX or EVEX form clears the rest of it and so names the ZMM register.
+    operands: register operands as they are written, a vector index of an address included.
     vector: touches an XMM, YMM or ZMM register. crypto: AES, SHA, CLMUL, GFNI, SM3, SM4.
     """
 
@@ -94,6 +96,7 @@ class Operation:
     writes: tuple[str, ...]
     vector: bool
     crypto: bool
+    operands: tuple[str, ...] = ()
 
 
 def decode(code: bytes, ip: int = 0, bits: int = 64) -> Operation | None:
@@ -107,7 +110,10 @@ def decode(code: bytes, ip: int = 0, bits: int = 64) -> Operation | None:
     used = iced.InstructionInfoFactory().info(instruction).used_registers()
     reads, writes = [], []
     for entry in used:
-        name = _REGISTERS[entry.register]
+        register = entry.register
+        if iced.RegisterExt.is_gpr(register):
+            register = iced.RegisterExt.full_register(register)
+        name = _REGISTERS[register]
         if entry.access in _READS:
             reads.append(name)
         if entry.access in _WRITES:
@@ -120,7 +126,18 @@ def decode(code: bytes, ip: int = 0, bits: int = 64) -> Operation | None:
         _element(mnemonic, size) if vector else None,
         vector and _is_scalar(mnemonic), tuple(reads), tuple(writes), vector,
         any(feature in _CRYPTO_FEATURES for feature in instruction.cpuid_features()),
+        _operands(instruction),
     )
+
+
+def _operands(instruction: iced.Instruction) -> tuple[str, ...]:
+    registers = [
+        instruction.op_register(number) for number in range(instruction.op_count)
+        if instruction.op_kind(number) == iced.OpKind.REGISTER
+    ]
+    if iced.RegisterExt.is_vector_register(instruction.memory_index):
+        registers.append(instruction.memory_index)
+    return tuple(_REGISTERS[register] for register in registers)
 
 
 _READS = frozenset((

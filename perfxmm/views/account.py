@@ -5,27 +5,42 @@ from __future__ import annotations
 from collections import Counter
 
 from perfxmm.analysis.account import Account
+from perfxmm.analysis.filters import Filters
 from perfxmm.analysis.shown import Policy
 
 # What is wrong with each, in the order in which it is told.
 _ORDER = ("entry", "torn", "unknown", "foreign", "absent", "late", "coherent")
 
 
-def closing_line(account: Account, policy: Policy) -> str:
-    """One line; "" where nothing was hidden, withheld, lost or throttled."""
+def closing_line(account: Account, policy: Policy, filters: Filters | None = None) -> str:
+    """One line; "" where nothing was hidden, withheld, removed, lost or throttled."""
     parts = []
+    by_verdict = filters is not None and bool(filters.verdicts)
     hidden = sum(account.hidden.values())
-    if hidden:
-        told = _told(account.hidden)
-        parts.append(f"{hidden:,} of {account.seen:,} snapshots hidden ({told})")
+    bare = 0 < account.bare == account.seen
+    if account.seen == 0:
+        matches = "no snapshot matches the filters"
+        parts.append(matches if account.read else "the recording holds no samples")
+    elif bare:
+        parts.append("the recording holds no register samples, none were asked for")
+    elif hidden:
+        what = "snapshots have other verdicts" if by_verdict else "snapshots hidden"
+        parts.append(f"{hidden:,} of {account.seen:,} {what} ({_told(account.hidden)})")
     if account.withheld:
         told = _told(account.withheld)
         parts.append(f"register classes withheld in shown snapshots: {told}")
-    how = _how(account, policy)
+    if account.redacted:
+        parts.append(
+            f"values of {account.redacted:,} of {account.shown:,} snapshots removed (--redact)"
+        )
     if account.lost:
         parts.append(f"{account.lost:,} records lost while recording")
     if account.throttled:
         parts.append(f"sampling throttled {account.throttled:,} times")
+    if bare and hidden:
+        how = f"--keep absent shows its {hidden:,} samples without registers"
+    else:
+        how = _how(account, policy, by_verdict=by_verdict)
     line = "; ".join(parts)
     return f"{line}; {how}" if how and line else line
 
@@ -34,13 +49,17 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[name]:,} {name}" for name in _ORDER if counts[name])
 
 
-def _how(account: Account, policy: Policy) -> str:
-    names = {*account.hidden, *account.withheld}
+def _how(account: Account, policy: Policy, *, by_verdict: bool) -> str:
+    """The options that would show more. by_verdict: what is hidden was filtered out on purpose."""
+    names = {*account.withheld} if by_verdict else {*account.hidden, *account.withheld}
     keep = [name for name in _ORDER if name in names and name not in policy.keep]
+    foreign = "foreign" in names and not policy.unsafe_foreign
+    if foreign and keep == ["foreign"]:
+        return "--keep foreign --unsafe-foreign shows them and their values"
     steps = []
     if keep:
         steps.append(f"--keep {','.join(keep)} shows them")
-    if "foreign" in names and not policy.unsafe_foreign:
+    if foreign:
         only = "their foreign values only with" if keep else "the foreign values need"
         steps.append(f"{only} --unsafe-foreign")
     return ", ".join(steps)

@@ -25,13 +25,26 @@ def test_the_table(recording: Path) -> None:
     first, second = done.out.splitlines()[1:]
     assert first.split() == [
         "75.00", "%", "30.1..95.4", "3", "axpy", "(app)", "ymm", "100", "%", "3", "0",
-        "183", "6", "coherent",
+        "15", "6", "coherent",
     ]  # fmt: skip
-    assert second.split()[4:6] == ["dot", "(app)"]
-    assert done.err == "perfxmm: 4 snapshots, lanes counted as f64\n"
+    # AESENC has no element type.
+    assert second.split()[4:12] == ["dot", "(app)", "xmm", "100", "%", "0", "0", "0"]
+    assert done.err == (
+        "perfxmm: 4 snapshots, all coherent; lanes of the registers each instruction reads, "
+        "counted by its own element type (f64 3); not counted: 1 at instructions of no one element "
+        "type\n"
+    )
 
 
-@pytest.mark.parametrize("sort", ["symbol", "dso", "comm", "tid", "ip"])
+def test_all_registers(recording: Path) -> None:
+    done = run("report", "-i", recording, "--lanes", "all")
+    assert done.out.splitlines()[1].split()[6:13] == ["ymm", "100", "%", "3", "0", "183", "6"]
+    assert done.err == (
+        "perfxmm: 4 snapshots, all coherent; lanes of all registers, counted as f64\n"
+    )
+
+
+@pytest.mark.parametrize("sort", ["symbol", "dso", "comm", "pid", "tid", "ip"])
 def test_json(recording: Path, sort: str) -> None:
     done = run("report", "-i", recording, "--json", "--sort", sort)
     found = json.loads(done.out)
@@ -39,18 +52,39 @@ def test_json(recording: Path, sort: str) -> None:
     assert found["total"] == 4
     assert found["sort"] == sort
     top = found["rows"][0]
-    assert top["samples"] == (4 if sort == "dso" else 3)
+    assert top["samples"] == (4 if sort in ("dso", "pid") else 3)
     assert top["lanes"]["nan"] == 3
     assert top["share_low"] < top["share"] <= top["share_high"]
-    assert found["account"] == {"seen": 4, "shown": 4, "hidden": {}, "withheld": {}, "lost": 0}
+    assert found["account"] == {
+        "seen": 4, "shown": 4, "hidden": {}, "withheld": {}, "lost": 0, "throttled": 0,
+    }  # fmt: skip
+    assert found["lanes"] == "used"
+    assert found["widths"] == {"xmm": 1, "ymm": 3}
     assert found["complete"] is True
 
 
 def test_views_change_what_is_counted(recording: Path) -> None:
-    floats = json.loads(run("report", "-i", recording, "--json", "--view", "f32").out)
-    assert floats["rows"][0]["lanes"]["lanes"] == 3 * 128
-    auto = json.loads(run("report", "-i", recording, "--json", "--view", "auto").out)
-    assert auto["elements"] == {"f64": 3, "u8": 1} or auto["elements"] == {"f64": 4}
+    def counted(*options: str) -> dict:
+        return json.loads(run("report", "-i", recording, "--json", *options).out)
+
+    assert counted()["elements"] == {"f64": 3, "unknown": 1}
+    assert counted()["rows"][0]["lanes"]["lanes"] == 3 * 2 * 4
+    floats = counted("--view", "f32")
+    assert floats["elements"] == {"f32": 4}
+    assert [row["lanes"]["lanes"] for row in floats["rows"]] == [3 * 2 * 8, 2 * 4]
+    everything = counted("--lanes", "all", "--view", "f32")
+    assert everything["rows"][0]["lanes"]["lanes"] == 3 * 128
+    everything = counted("--lanes", "all", "--view", "auto")
+    assert everything["elements"] == {"f64": 3, "unknown": 1}
+    assert [row["lanes"]["lanes"] for row in everything["rows"]] == [3 * 64, 0]
+
+
+def test_a_process_is_not_its_threads(recording: Path) -> None:
+    by_process = json.loads(run("report", "-i", recording, "--json", "-s", "pid").out)
+    assert by_process["sort"] == "pid"
+    assert [(r["pid"], r["tid"], r["samples"]) for r in by_process["rows"]] == [(100, None, 4)]
+    by_thread = json.loads(run("report", "-i", recording, "--json", "-s", "thread").out)
+    assert [(r["tid"], r["samples"]) for r in by_thread["rows"]] == [(100, 3), (101, 1)]
 
 
 def test_limit_and_filters(recording: Path) -> None:
@@ -64,17 +98,18 @@ def test_limit_and_filters(recording: Path) -> None:
 def test_nothing_to_show_is_said(recording: Path) -> None:
     done = run("report", "-i", recording, "--comm", "nobody")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "perfxmm: no snapshot to show\n"
+    assert done.err == "perfxmm: no snapshot matches the filters\n"
 
 
 def test_an_unknown_key_is_a_usage_error(recording: Path) -> None:
     done = run("report", "-i", recording, "--sort", "colour")
     assert done.code == 2
     assert done.err.splitlines() == [
-        "perfxmm: no such sort key: colour", "  There are symbol, dso, comm, tid, ip.",
+        "perfxmm: no such sort key: colour", "  There are symbol, dso, comm, pid, tid, ip.",
     ]  # fmt: skip
 
 
 def test_a_narrow_terminal(recording: Path) -> None:
     done = run("report", "-i", recording, env={"COLUMNS": "80"})
+    assert len(done.out.splitlines()) == 3
     assert max(len(line.rstrip()) for line in done.out.splitlines()) <= 80
