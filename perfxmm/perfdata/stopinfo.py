@@ -14,6 +14,19 @@ MAGIC = 0x31535850  # "PXS1"
 FORMAT = "<IQII"
 PAYLOAD_BYTES = 20
 
+# With --redact values the payload goes on, and says of the vector registers what may be said:
+# nine u16, u8, u8 in the order of STATISTICS, then four bytes of padding. f64_* and f32_* count
+# lanes of each kind (a zero of either sign is a zero); words: 64-bit words counted, those of
+# components in their initial state left out (0: nothing was delivered); widest_qwords: 2, 4 or 8
+# as the widest register class with a bit set, 0 for none; registers: how many have a bit set.
+STATISTICS_MAGIC = 0x32535850  # "PXS2"
+STATISTICS_FORMAT = "<IQII9HBB4x"
+STATISTICS_BYTES = 44
+STATISTICS: tuple[str, ...] = (
+    "f64_nan", "f64_inf", "f64_subnormal", "f64_zero",
+    "f32_nan", "f32_inf", "f32_subnormal", "f32_zero", "words", "widest_qwords", "registers",
+)  # fmt: skip
+
 
 class StopFlag(IntFlag):
     """Bits of SnapshotBatch.stop_flags."""

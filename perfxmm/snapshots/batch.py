@@ -91,7 +91,9 @@ class SnapshotBatch:
         caller did not ask for chains.
     sets: the register sets that the recording has, by name.
     extra: uint64 [n] by name, what else a caller asked for (decode.EXTRA_COLUMNS); 0 where the
-        sample's event has no such field: read the event's sample_type first.
+        sample's event has no such field: read the event's sample_type first. "stats", only of
+        recordings made with --redact values: uint64 [n, 11], columns perfdata.stopinfo.STATISTICS;
+        all ones in rows that have none, and `words` 0 where no registers were delivered.
     branch_start: int64 [n + 1], branches: uint64 [m, 3], branch stacks like `chain`; None where
         the caller did not ask for them.
     comm, symbol, dso: int32 [n], index into the recording's string tables, -1 unknown;

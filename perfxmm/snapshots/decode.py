@@ -226,6 +226,7 @@ class _BatchBuilder:
         self.event = np.zeros(n, np.uint16)
         self.stop_flags = np.zeros(n, np.uint32)
         self.xstate_bv = np.full(n if decoder.stop_info else 0, NOTHING_KNOWN)
+        self.statistics: U64 | None = None
         self.spans = {
             name: (np.zeros(n, np.int64), np.zeros(n, np.int64))
             for name in ("chain", "branches") if name in self.columns
@@ -295,10 +296,13 @@ class _BatchBuilder:
         """What the `sigtrap` source put into RAW: see perfdata.stopinfo."""
         flags: U32 = np.zeros(len(walk), np.uint32)
         xstate_bv = np.full(len(walk), NOTHING_KNOWN)
-        at = walk.at["raw"]
+        at, size = walk.at["raw"], walk.count["raw"]
+        magic = self.words[at] >> np.uint64(32)
+        counted = (
+            (size == stopinfo.STATISTICS_BYTES) & (magic == np.uint64(stopinfo.STATISTICS_MAGIC))
+        )  # fmt: skip
         mine = np.flatnonzero(
-            (walk.count["raw"] == stopinfo.PAYLOAD_BYTES)
-            & (self.words[at] >> np.uint64(32) == np.uint64(stopinfo.MAGIC))
+            (size == stopinfo.PAYLOAD_BYTES) & (magic == np.uint64(stopinfo.MAGIC)) | counted
         )
         payload = gather(self.words, at[mine], 3)
         xstate_bv[mine] = payload[:, 1]
@@ -308,6 +312,18 @@ class _BatchBuilder:
         flags[mine] = said.astype(np.uint32)
         self.stop_flags[place] = flags
         self.xstate_bv[place] = xstate_bv
+        if counted.any():
+            self._statistics(np.flatnonzero(counted), at, place)
+
+    def _statistics(self, rows: I64, at: I64, place: I64 | slice) -> None:
+        """The lane counts that stand in place of redacted values."""
+        if self.statistics is None:
+            self.statistics = np.full((self.n, len(stopinfo.STATISTICS)), NOTHING_KNOWN)
+        found = np.full((len(at), len(stopinfo.STATISTICS)), NOTHING_KNOWN)
+        octets = gather(self.words, at[rows] + 3, 3).astype("<u8", copy=False).view(np.uint8)
+        found[rows, :9] = np.ascontiguousarray(octets[:, :18]).view("<u2")
+        found[rows, 9:] = octets[:, 18:20]
+        self.statistics[place] = found
 
     def _spans(self, plan: LayoutPlan, walk: Walk, place: I64 | slice) -> None:
         """Where call chain and branch stack lie; they are copied once the rows are settled."""
@@ -360,6 +376,8 @@ class _BatchBuilder:
             stop_flags=self.stop_flags[keep], sets=sets,
             extra={name: column[keep] for name, column in self.extra.items()},
         )  # fmt: skip
+        if self.statistics is not None:
+            batch.extra["stats"] = self.statistics[keep]
         if "chain" in self.spans:
             at, count = self.spans["chain"]
             batch.chain_start, chain = ragged(self.words, at[keep], count[keep])

@@ -6,16 +6,25 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import xsave_writer
 from support.recorded import event, request
 
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel.constants import AttrFlag, PerfType, RecordType, SampleType
 from perfxmm.kernel.ptrace import USER_REGS_QWORD
+from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK
 from perfxmm.kernel.ring import walk
-from perfxmm.perfdata.stopinfo import StopFlag
-from perfxmm.sources.base import RecordRequest
+from perfxmm.perfdata.stopinfo import (
+    STATISTICS,
+    STATISTICS_FORMAT,
+    STATISTICS_MAGIC,
+    StopFlag,
+)
+from perfxmm.sources.base import RecordRequest, RequestedEvent
 from perfxmm.sources.limits import Governor, StopLimits
-from perfxmm.sources.sigtrap.assembly import REGS_WORDS, SampleAssembler
+from perfxmm.sources.sigtrap.assembly import _REGS, REGS_WORDS, SampleAssembler
 from perfxmm.sources.sigtrap.channel import (
     error_from_json,
     error_to_json,
@@ -37,12 +46,13 @@ class Bench:
     def __init__(
         self, *, classes: tuple[str, ...] = ("gpr", "xmm", "ymm"), start: int = 0,
         callchain: bool = False, redact_values: bool = False, hz: int = 1000,
+        events: tuple[RequestedEvent, ...] = (), layout: Layout = LAYOUT,
     ) -> None:
-        asked = request("out", "cmd", classes=classes, callchain=callchain,
-                        events=(event(hz=hz), event("cpu-clock", config=0, hz=hz)))  # fmt: skip
+        events = events or (event(hz=hz), event("cpu-clock", config=0, hz=hz))
+        asked = request("out", "cmd", classes=classes, callchain=callchain, events=events)
         self.events = build_events(asked, 1, [])
         self.written = bytearray()
-        self.assembler = SampleAssembler(LAYOUT, classes, self.events, self._sink,
+        self.assembler = SampleAssembler(layout, classes, self.events, self._sink,
                                          redact_values=redact_values)  # fmt: skip
         memory = memoryview(bytearray(4096 + RING))
         self.thread = Thread(8, 7)
@@ -189,17 +199,127 @@ def test_stop_without_a_sample() -> None:
     assert bench.assembler.unpaired == 1
 
 
-def test_redaction_leaves_only_the_stop_information() -> None:
-    for bench, keep in ((Bench(redact_values=True), True), (Bench(), False)):
+def test_without_the_period_from_the_ring_it_is_not_known() -> None:
+    """A frequency is no period: a stop without a ring sample says 0."""
+    bench = Bench(events=(event("cycles", type=PerfType.HARDWARE, config=0, hz=1000),))
+    bench.thread.ids = {KERNEL_IDS[0]: 0}
+    bench.stop()
+    ((_, _, words),) = bench.records()
+    assert words[5] == 0
+    assert words[8] >> 32 & StopFlag.UNPAIRED
+    clock = Bench()
+    clock.stop()
+    assert clock.records()[0][2][5] == 1_000_000
+
+
+def test_redaction_of_one_stop_leaves_only_the_stop_information() -> None:
+    bench = Bench()
+    bench.sample(0x1000)
+    bench.stop(keep=False)
+    ((_, _, words),) = bench.records()
+    assert words[6:] == [RAW_HEAD, 7, int(StopFlag.PRESENT) << 32, 0]
+
+
+QUIET_NAN, INFINITY, SUBNORMAL = 0x7FF8 << 48, 0xFFF0 << 48, 1 << 63 | 0xFFFFFFFFFFFFF
+
+
+def test_redacted_values_leave_counts() -> None:
+    bench = Bench(redact_values=True, classes=("gpr", "xmm", "ymm", "zmm"))
+    image = bench.assembler.scratch[-bench.assembler.image_bytes // 8 :]
+    image[20 : 20 + 32] = 0x3FF0 << 48  # xmm: 1.0 in 32 words; as f32 1.875 and 0
+    image[72 : 72 + 32] = 0
+    image[72:76] = [QUIET_NAN, INFINITY, SUBNORMAL, 0x7FC00001_00000001]
+    image[176] = 0xFFFF  # zmm16, in its initial state: not data
+    bench.sample(0x900, time=1)
+    bench.sample(0x1000, time=2)
+    bench.stop()
+    bare, told = (words[6:] for _, _, words in bench.records())
+    payload = struct.pack("<6Q", *told[:6])
+    assert struct.unpack_from("<I", payload) == (44,)
+    magic, bv, perf_flags, flags, *counts = struct.unpack(STATISTICS_FORMAT, payload[4:])
+    assert (magic, bv, perf_flags, flags) == (STATISTICS_MAGIC, 7, 0, StopFlag.PRESENT)
+    assert dict(zip(STATISTICS, counts, strict=True)) == {
+        # 0x7FC00001 in the upper half is a large double and a float NaN.
+        "f64_nan": 1, "f64_inf": 1, "f64_subnormal": 1, "f64_zero": 28,
+        # As floats: 7FF80000, FFF00000, FFFFFFFF and 7FC00001 are NaN, 800FFFFF and 1 subnormal.
+        "f32_nan": 4, "f32_inf": 0, "f32_subnormal": 2, "f32_zero": 32 + 28 * 2 + 2,
+        "words": 64, "widest_qwords": 4, "registers": 16,
+    }  # fmt: skip
+    assert told[6:] == [0]
+    assert bare == [44 | STATISTICS_MAGIC << 32, 0, int(StopFlag.PRESENT) << 32, 0, 0, 0, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 2**64 - 1), st.sampled_from(
+    (0, 1 << 63, QUIET_NAN, INFINITY, SUBNORMAL, 1, 0x7F80000000000000, 0x80000000_7F800001))),
+    min_size=64, max_size=64), st.sampled_from((0, 2, 4, 6, 7)))  # fmt: skip
+def test_counts_are_numpys_own(words: list[int], xstate_bv: int) -> None:
+    bench = Bench(redact_values=True)
+    image = bench.assembler.scratch[-bench.assembler.image_bytes // 8 :]
+    image[20:52], image[72:104] = words[:32], words[32:]
+    image[64] = xstate_bv
+    bench.sample(0x1000)
+    bench.stop()
+    payload = struct.pack("<6Q", *bench.records()[0][2][6:12])
+    counts = dict(zip(STATISTICS, struct.unpack(STATISTICS_FORMAT, payload[4:])[4:], strict=True))
+    rows = np.zeros((16, 4), np.uint64)
+    if xstate_bv & 2:
+        rows[:, :2] = np.array(words[:32], np.uint64).reshape(16, 2)
+    if xstate_bv & 4:
+        rows[:, 2:] = np.array(words[32:], np.uint64).reshape(16, 2)
+    seen = np.array(words[: 32 if xstate_bv & 2 else 0] + words[32 if xstate_bv & 4 else 64 :],
+                    np.uint64)  # fmt: skip
+    for name, dtype in (("f64", np.float64), ("f32", np.float32)):
+        lanes = seen.view(dtype)
+        tiny = (lanes != 0) & (np.abs(lanes) < np.finfo(dtype).tiny)
+        assert counts[f"{name}_nan"] == np.isnan(lanes).sum()
+        assert counts[f"{name}_inf"] == np.isinf(lanes).sum()
+        assert counts[f"{name}_subnormal"] == tiny.sum()
+        assert counts[f"{name}_zero"] == (lanes == 0).sum()
+    assert counts["words"] == len(seen)
+    assert counts["registers"] == rows.any(axis=1).sum()
+    assert counts["widest_qwords"] == (4 if rows[:, 2:].any() else 2 if rows.any() else 0)
+
+
+def test_apx_registers_follow_the_classic_ones() -> None:
+    """R16..R31 out of a written image: no CPU with APX was at hand."""
+    places = {**LAYOUT.places, 19: Place(960, 128)}  # where APX takes the room of MPX
+    bench = Bench(classes=("gpr", "xmm", "egpr"), layout=Layout(places))
+    assert bench.assembler.image_bytes == 960 + 128
+    regs = xsave_writer.Registers([[0x0A00 + 8 * r + q for q in range(8)] for r in range(32)])
+    image = bytearray(xsave_writer.standard(
+        regs, offsets={2: 576, 19: 960}, xcr0=7 | 1 << 19, xstate_bv=7 | 1 << 19))  # fmt: skip
+    assert len(image) == 960 + 128
+    egpr = [0xE000 + n for n in range(16, 32)]
+    image[960:] = struct.pack("<16Q", *egpr)
+    bench.assembler.scratch[-len(image) // 8 :] = np.frombuffer(bytes(image), np.uint64)
+    bench.sample(0x1000)
+    bench.stop()
+    ((_, _, words),) = bench.records()
+    assert words[7] == 7 | 1 << 19
+    xmm = [w for row in regs.vectors[:16] for w in row[:2]]
+    assert words[9:] == [6, *gprs(), *egpr, 16, 2, 0, 0, *xmm]
+    assert bench.events[0].recorded.sample_regs_user == CLASSIC_GPR_MASK | EGPR_MASK
+
+
+def test_a_size_limit_is_met_at_the_next_record() -> None:
+    bench = Bench(classes=("gpr", "xmm"))
+    told: list[int] = []
+    bench.assembler.limit(2000, lambda: told.append(len(bench.written)))
+    size = 0
+    while not told:
         bench.sample(0x1000)
-        bench.stop(keep=keep)
-        ((_, _, words),) = bench.records()
-        assert words[6:] == [RAW_HEAD, 7, int(StopFlag.PRESENT) << 32, 0]
+        bench.stop()
+        size = size or bench.assembler.pending_bytes
+    assert told == [-(-2000 // size) * size]
+    bench.sample(0x1000)
+    bench.stop()
+    assert bench.assembler.pending_bytes == size  # told once, then as before
 
 
 def test_compat_code() -> None:
     bench = Bench()
-    bench.assembler.scratch[8 + USER_REGS_QWORD["CS"]] = 0x23
+    bench.assembler.scratch[_REGS + USER_REGS_QWORD["CS"]] = 0x23
     bench.sample(0x1000)
     bench.stop()
     ((_, _, words),) = bench.records()

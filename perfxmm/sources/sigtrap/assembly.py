@@ -25,8 +25,15 @@ from perfxmm.kernel.constants import (
 from perfxmm.kernel.ptrace import USER_CS_COMPAT, USER_REGS, USER_REGS_QWORD
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, gpr_names
 from perfxmm.kernel.ring import walk
-from perfxmm.perfdata.stopinfo import MAGIC, PAYLOAD_BYTES, StopFlag
+from perfxmm.perfdata.stopinfo import (
+    MAGIC,
+    PAYLOAD_BYTES,
+    STATISTICS_BYTES,
+    STATISTICS_MAGIC,
+    StopFlag,
+)
 from perfxmm.sources.sigtrap.events import TracedEvent, ring_has_period, uses_legacy
+from perfxmm.sources.sigtrap.statistics import LaneStatistics
 from perfxmm.sources.sigtrap.threads import HEAD, TAIL, Thread
 from perfxmm.xstate.components import APX, SSE, XSTATE_BV_OFFSET
 from perfxmm.xstate.gather import plan_gather
@@ -53,8 +60,8 @@ _SAMPLE_HEADER = _SAMPLE | int(CpuMode.USER) << 32
 HOLD_NS = 300_000_000
 
 # Words of `scratch`: what the tail takes from it that neither registers nor image hold.
-_RAW_HEAD, _RAW_FLAGS, _ABI, _SIMD_HEADER = 0, 1, 2, 3
-_REGS = 8
+_RAW_HEAD, _RAW_FLAGS, _ABI, _SIMD_HEADER, _STATISTICS = 0, 1, 2, 3, 7
+_REGS = 10
 REGS_WORDS = len(USER_REGS)
 
 
@@ -62,7 +69,9 @@ class SampleAssembler:
     """Builds records into one output array and hands it to `sink` when it is full.
 
     regs_address, image_address, image_bytes: where GETREGS and GETREGSET write.
-    samples: samples with registers; lost, throttled, unpaired, bare (samples that got no stop).
+    redact_values: no register leaves it; lane counts take their place.
+    samples: samples with registers (or their counts); lost, throttled, unpaired, bare (samples
+        that got no stop).
     """
 
     def __init__(
@@ -100,15 +109,23 @@ class SampleAssembler:
             self._q[_SIMD_HEADER + 1] = plan.qwords
             self._q[_SIMD_HEADER + 2] = plan.predicates
             self._q[_SIMD_HEADER + 3] = 1 if plan.predicates else 0
+        self._statistics: LaneStatistics | None = None
+        if redact_values:
+            self._q[_RAW_HEAD] = STATISTICS_BYTES | STATISTICS_MAGIC << 32
+            head[3:3] = range(_STATISTICS, _STATISTICS + 3)
+            self._statistics = LaneStatistics(plan, image)
+        self._bv_at = image + XSTATE_BV_OFFSET // 8
         self._full = np.array([*head, *gprs, *header, *(plan.index + image)], np.intp)
         self._bare = np.array(head, np.intp)  # abi 0: nothing follows it
-        self._values = not redact_values
         # By event: the period to write where the ring's samples have none, see
         # `events.ring_has_period`; 0 where they have.
         self.fixed_periods = [0 if ring_has_period(e.opened) else e.period() for e in events]
         self.out: U64 = np.zeros(OUT_WORDS + _SPARE_WORDS, np.uint64)
         self._o = self.out.data.cast("B").cast("Q")
         self._at = 0
+        self._hand_on = OUT_WORDS
+        self._room: int | None = None
+        self._on_full: Callable[[], object] | None = None
         self.samples = self.lost = self.throttled = self.unpaired = self.bare = 0
         self.stop_ns = 0
         self.stops = 0
@@ -142,7 +159,12 @@ class SampleAssembler:
             abi = self._abi32
         else:
             abi = self._abi64
-        keep = keep_values and self._values
+        keep = keep_values
+        if self._statistics is not None:
+            keep = False
+            q[_STATISTICS], q[_STATISTICS + 1], q[_STATISTICS + 2] = self._statistics.count(
+                self.scratch, q[self._bv_at]
+            )
         q[_ABI] = abi if keep else 0
         q[_RAW_FLAGS] = perf_flags | (flags | _PRESENT) << 32
         control = thread.control
@@ -194,7 +216,7 @@ class SampleAssembler:
         thread.cpu = out[at + CPU]
         thread.active = True
         self._at = end
-        if end >= OUT_WORDS:
+        if end >= self._hand_on:
             self.flush()
 
     def _unpaired(
@@ -269,7 +291,7 @@ class SampleAssembler:
         words = len(record) >> 3
         self.out[self._at : self._at + words] = np.frombuffer(record, np.uint64)
         self._at += words
-        if self._at >= OUT_WORDS:
+        if self._at >= self._hand_on:
             self.flush()
 
     def flush(self) -> None:
@@ -277,6 +299,20 @@ class SampleAssembler:
         if self._at:
             size, self._at = self._at * 8, 0
             self._sink(self.out.data.cast("B")[:size])
+            if self._room is not None:
+                self._set_room(self._room - size)
+
+    def limit(self, room_bytes: int, on_full: Callable[[], object]) -> None:
+        """Calls `on_full` when that much more has been handed on; costs nothing per sample."""
+        self._on_full = on_full
+        self._set_room(room_bytes)
+
+    def _set_room(self, room: int) -> None:
+        self._room = room
+        self._hand_on = min(OUT_WORDS, max(1, (room + 7) >> 3))
+        if room <= 0 and self._on_full is not None:
+            self._on_full()
+            self._room, self._hand_on = None, OUT_WORDS
 
     @property
     def pending_bytes(self) -> int:
@@ -340,16 +376,20 @@ class SampleAssembler:
             self.out[self._at : self._at + length] = copy[start : start + length]
             self._adopt(thread, self._at, length, kind)
             self._at += length
-            if self._at >= OUT_WORDS:
+            if self._at >= self._hand_on:
                 self.flush()
 
     def _finish_bare(self, thread: Thread, length: int, event: int) -> None:
         """Completes a sample that got no stop: nothing of `scratch` is about it."""
-        q, bv = self._q, int(self._bare[1])
-        saved = q[_RAW_FLAGS], q[_ABI], q[bv]
-        q[_RAW_FLAGS], q[_ABI], q[bv] = _PRESENT << 32, 0, 0
+        q = self._q
+        places = (_RAW_FLAGS, _ABI, self._bv_at, _STATISTICS, _STATISTICS + 1, _STATISTICS + 2)
+        saved = [q[at] for at in places]
+        for at in places:
+            q[at] = 0
+        q[_RAW_FLAGS] = _PRESENT << 32
         self._finish(thread, self._at, length, event, False)
-        q[_RAW_FLAGS], q[_ABI], q[bv] = saved
+        for at, word in zip(places, saved, strict=True):
+            q[at] = word
         self.samples -= 1
         self.bare += 1
 
