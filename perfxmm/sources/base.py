@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from perfxmm.kernel.attr import EventAttr
 
+MMAP_PAGES = 64  # of each ring buffer, where nobody asks for more or less
+
 
 @dataclass(frozen=True, slots=True)
 class RequestedEvent:
@@ -46,7 +48,7 @@ class RecordRequest:
     max_samples: int | None = None
     max_size_bytes: int | None = None
     cpu_limit_percent: float | None = None
-    mmap_pages: int = 64
+    mmap_pages: int = MMAP_PAGES
     engine: str = "auto"
     force: bool = False
     redact: str = ""
@@ -60,6 +62,8 @@ class RecordResult:
     """What came of it. exit_status: the command's own (128 + signal if killed), None for attach.
 
     warnings: one line each, for stderr.
+    details: what else the source can say of the recording, as in the file's own metadata
+        (Metadata.result): achieved_hz, period_factor, back_offs, unpaired, bare_samples, ...
     """
 
     path: str
@@ -72,6 +76,7 @@ class RecordResult:
     exit_status: int | None = None
     interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):

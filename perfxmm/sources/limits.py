@@ -41,7 +41,7 @@ class Governor:
 
     limit_percent: what the user allows (None: only the hard limit holds).
     factor: by how much the asked period is stretched now; 1.0 means as asked.
-    back_offs: times the period was stretched.
+    back_offs: times the period was stretched; greatest: the largest factor there was.
     """
 
     def __init__(self, limit_percent: float | None = None) -> None:
@@ -49,6 +49,7 @@ class Governor:
         self.limit = min(max(asked, LEAST_LOSS), HARD_LOSS)
         self.factor = 1.0
         self.back_offs = 0
+        self.greatest = 1.0
 
     def feed(self, lost_share: float) -> bool:
         """Takes the share of time that the target lost in the last window.
@@ -63,6 +64,7 @@ class Governor:
             self.factor *= min(4.0, max(least, lost_share / self.limit))
             self.factor = min(self.factor, MAX_FACTOR)
             self.back_offs += 1
+            self.greatest = max(self.greatest, self.factor)
         elif self.factor > 1.0 and lost_share < 0.7 * self.limit:
             self.factor = max(1.0, self.factor / 1.15)
         return self.factor != before

@@ -121,7 +121,7 @@ def test_attach_to_one_thread(tmp_path: Path) -> None:
 
 def test_attach_and_detach_again_and_again(tmp_path: Path) -> None:
     with target() as process:
-        for n in range(20):
+        for n in range(8):
             SOURCE.record(
                 request(tmp_path / "a", pids=(process.pid,), hz=4000, duration_s=0.03, force=True)
             )
@@ -130,16 +130,15 @@ def test_attach_and_detach_again_and_again(tmp_path: Path) -> None:
         assert_unharmed(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_recorder_killed(tmp_path: Path, number: signal.Signals) -> None:
+def test_recorder_killed(tmp_path: Path) -> None:
     """The tracer outlives it, lets the target go, and finishes the file."""
     with target() as process:
-        for n in range(5 if number == signal.SIGKILL else 1):
+        for n in range(2):
             out = tmp_path / str(n)
             with recorder(out, process.pid, hz=2000) as record:
                 while int(record.stdout.readline()) < 100:
                     pass
-                record.send_signal(number)
+                record.send_signal(signal.SIGKILL)
             wait_until_free(process.pid)
             assert_unharmed(process)
             assert len(load(out)) >= 100
@@ -150,13 +149,15 @@ def test_recorder_killed(tmp_path: Path, number: signal.Signals) -> None:
         assert load(out).result["stopped_by"] in ("interrupted", "recorder gone")
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_recording_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with target() as process:
         with recorder(tmp_path / "a", process.pid) as record:
             while int(record.stdout.readline()) < 100:
                 pass
-            record.send_signal(signal.SIGINT)
+            record.send_signal(number)
             said = record.stdout.read().split()
+        assert record.returncode == 0
         assert said[-3] == "done"
         assert said[-1] == "True"
         assert_unharmed(process)
@@ -197,6 +198,10 @@ def test_stopped_target(tmp_path: Path) -> None:
         process.send_signal(signal.SIGSTOP)
         result = SOURCE.record(request(tmp_path / "a", pids=(process.pid,), duration_s=0.3))
         assert result.samples == 0
+        assert result.warnings == [
+            f"process {process.pid} is stopped (SIGSTOP): it is sampled when it continues",
+            "no samples: the target was stopped by a signal",
+        ]
         wait_until_free(process.pid)
         assert status(process.pid)["State"][0] == "T"  # as it was found
         process.send_signal(signal.SIGCONT)

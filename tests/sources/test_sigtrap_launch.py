@@ -18,7 +18,7 @@ from perfxmm.errors import NotSupported, OutputError, UsageError
 from perfxmm.kernel.constants import AttrFlag, PerfType, RecordType, SampleType
 from perfxmm.kernel.registers import GPR_IP
 from perfxmm.perfdata.reader import Reader
-from perfxmm.perfdata.stopinfo import StopFlag
+from perfxmm.perfdata.stopinfo import STATISTICS, StopFlag
 from perfxmm.sources.sigtrap import SigtrapSource
 from perfxmm.xstate.components import classes_in
 from perfxmm.xstate.cpuid import xgetbv
@@ -121,15 +121,18 @@ def test_perf_reads_the_same_values(tmp_path: Path) -> None:
     assert printed.returncode == 0, printed.stderr
     got = load(out)
     lines = [line for line in printed.stdout.splitlines() if "ABI:2" in line]
-    assert len(lines) == len(got)
+    there = got.registers("abi") != 0  # an event whose stop came too late has no registers
+    assert len(lines) == there.sum()
     ids = got.one_set(got.batches[0]).gpr_ids
-    ips, gprs, vectors = got.column("ip"), got.registers("gprs"), got.registers("vectors")
+    ips, gprs, vectors = (column[there] for column in (
+        got.column("ip"), got.registers("gprs"), got.registers("vectors")))  # fmt: skip
     assert len(ids) == 20
     for row, line in enumerate(lines):
         assert int(line.split()[0], 16) == ips[row]
         values = [int(w.split(":")[1], 16) for w in line[line.index("ABI:2") + 5 :].split()]
         assert values == [*gprs[row].tolist(), *vectors[row].reshape(-1).tolist()]
-        assert " work " in line or row < 3
+    # Which symbol the loop is in depends on the compiler and on perf; that it has one does not.
+    assert sum("[unknown]" in line for line in lines) < 0.1 * len(lines)
 
 
 @pytest.mark.parametrize(
@@ -288,15 +291,18 @@ def test_limits(tmp_path: Path) -> None:
     program = workload("family.c")
     out = tmp_path / "samples"
     result = SOURCE.record(request(out, program, "spin", "0.5", hz=1000, max_samples=100))
-    assert (result.samples, len(load(out)), result.exit_status) == (100, 100, 5)
-    assert load(out).result["stopped_by"] == "max-samples"
+    got = load(out)
+    # A trap on its way at that moment is swallowed; its event is kept without registers.
+    assert (result.samples, result.exit_status) == (100, 5)
+    assert len(got) == 100 + got.result["bare_samples"]
+    assert got.result["stopped_by"] == "max-samples"
     out = tmp_path / "duration"
     result = SOURCE.record(request(out, program, "spin", "0.8", duration_s=0.3))
     assert 0.25 < result.elapsed_s < 0.6
     assert result.exit_status == 5
     out = tmp_path / "size"
-    SOURCE.record(request(out, program, "spin", "1", hz=3000, max_size_bytes=200_000))
-    assert 200_000 <= out.stat().st_size < 500_000
+    SOURCE.record(request(out, program, "spin", "0.5", hz=4000, max_size_bytes=100_000))
+    assert 100_000 <= out.stat().st_size < 115_000  # records already made, and the file's features
     assert load(out).result["stopped_by"] == "max-size"
 
 
@@ -319,6 +325,9 @@ def test_cpu_limit_stretches_the_period(tmp_path: Path) -> None:
     assert result.samples < 5000
     periods = load(out).column("period")
     assert periods.max() > 2 * periods.min()
+    (told,) = [w for w in result.warnings if w.startswith("sampled every")]
+    assert "instead of every 125000 ns: stops cost the target more than 0.5 %" in told
+    assert result.details["back_offs"] == load(out).result["back_offs"]
 
 
 def test_floor(tmp_path: Path) -> None:
@@ -338,6 +347,14 @@ def test_redact_values(tmp_path: Path) -> None:
     assert len(got) > 100
     assert set(got.registers("abi").tolist()) == {0}
     assert (got.registers("xstate_bv") & np.uint64(6) != 0).mean() > 0.9
+    stats = np.concatenate([b.extra["stats"] for b in got.batches])
+    loop = in_loop(program, got.column("ip")) & (stats[:, STATISTICS.index("words")] != 0)
+    assert loop.sum() > 100
+    # 0xC0DE0000000000RL sixty-four times: its lower half, a float subnormal or register 0 lane 0.
+    expected = dict.fromkeys(STATISTICS, 0) | {
+        "f32_subnormal": 63, "f32_zero": 1, "words": 64, "widest_qwords": 4, "registers": 16,
+    }  # fmt: skip
+    assert (stats[loop] == np.array(list(expected.values()), np.uint64)).all()
 
 
 def test_command_that_does_not_exist(tmp_path: Path) -> None:
@@ -393,6 +410,8 @@ def test_refusals() -> None:
     assert "threads" in (SOURCE.why_not(request("a", system_wide=True)) or "")
     assert "ssp" in (SOURCE.why_not(request("a", "x", classes=("gpr", "ssp"))) or "")
     assert SOURCE.why_not(request("a", "x")) is None
+    with pytest.raises(NotSupported, match="threads"):
+        SOURCE.record(request("a", system_wide=True))
     with pytest.raises(UsageError, match="nothing to record"):
         SOURCE.record(request("a"))
     with pytest.raises(UsageError, match="itself"):

@@ -57,8 +57,9 @@ class Detacher:
             if tid > 0:
                 try:
                     self._stopped(tid, status.value)
-                except OSError as error:
-                    if error.errno != errno.ESRCH:  # ESRCH: killed between its stop and our request
+                except Exception as error:
+                    # ESRCH: killed between its stop and our request
+                    if getattr(error, "errno", 0) != errno.ESRCH:
                         ptrace.call(ptrace.DETACH, tid, 0, 0)
                     self._gone(tid)
             elif ctypes.get_errno() == errno.ECHILD:

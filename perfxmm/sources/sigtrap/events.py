@@ -13,13 +13,16 @@ from perfxmm.kernel.dialects import SimdRequest
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, LEGACY_XMM_MASK, OPMASK
 from perfxmm.kernel.registers import VECTOR_CLASSES as VECTORS
 from perfxmm.kernel.syscalls import Kernel
-from perfxmm.sources.base import RecordRequest
+from perfxmm.sources.base import RecordRequest, RequestedEvent
 
 # At 50 us a target runs ten times slower, at 10 us it stands still (measured): hold this floor.
 PERIOD_FLOOR_NS = 100_000
 MAX_HZ = 1_000_000_000 // PERIOD_FLOOR_NS
 # PERF_COUNT_SW_CPU_CLOCK and PERF_COUNT_SW_TASK_CLOCK, include/uapi/linux/perf_event.h.
 _CLOCKS = (0, 1)
+# PERF_COUNT_SW_CONTEXT_SWITCHES, _CPU_MIGRATIONS, _BPF_OUTPUT and _CGROUP_SWITCHES, from there too:
+# they are counted with the kernel's own registers, so exclude_kernel leaves nothing of them.
+_IN_KERNEL = (3, 4, 10, 11)
 CLOCK_MONOTONIC = 1
 
 RING_SAMPLE_TYPE = (
@@ -29,6 +32,7 @@ SIDEBAND = (
     AttrFlag.MMAP | AttrFlag.MMAP2 | AttrFlag.COMM | AttrFlag.COMM_EXEC | AttrFlag.TASK
     | AttrFlag.BUILD_ID
 )  # fmt: skip
+_IMPRECISE = (PerfType.SOFTWARE, PerfType.TRACEPOINT, PerfType.BREAKPOINT)
 # Errors of perf_event_open that say "not you" or "not here", not "not this event".
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOSYS})
 
@@ -81,6 +85,19 @@ def is_clock(attr: EventAttr) -> bool:
     return attr.type == PerfType.SOFTWARE and attr.config in _CLOCKS
 
 
+def why_not_sampled(event: RequestedEvent) -> str | None:
+    """Why no stop of a thread can belong to this event; None where one can."""
+    attr = event.attr
+    if attr.type == PerfType.TRACEPOINT:
+        return None
+    only = f"sigtrap samples user mode only, and {event.name}"
+    if attr.type == PerfType.SOFTWARE and attr.config in _IN_KERNEL:
+        return f"{only} happens in the kernel"
+    if attr.flag(AttrFlag.EXCLUDE_USER):
+        return f"{only} asks for the kernel alone"
+    return None
+
+
 def build_events(
     request: RecordRequest, nonce: int, warnings: list[str]
 ) -> tuple[TracedEvent, ...]:
@@ -111,6 +128,10 @@ def _build(
             warnings.append(f"{name}: a period of {period} ns is raised to {PERIOD_FLOOR_NS} ns; "
                             "shorter ones leave the program no time to run")  # fmt: skip
             period = PERIOD_FLOOR_NS
+    if asked.precise_ip and asked.type in _IMPRECISE:
+        # The kernel takes it without a word; kept, it would make the IP look exact.
+        warnings.append(f"{name}: modifier p means nothing for an event that is not a PMU's")
+        asked = replace(asked, precise_ip=0)
     if asked.type != PerfType.TRACEPOINT:
         # A trap for an overflow in the kernel would come at the return to user mode: its
         # registers do not belong to the event. Tracepoints are all in the kernel.

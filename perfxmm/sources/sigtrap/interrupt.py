@@ -17,7 +17,7 @@ from perfxmm.perfdata.stopinfo import StopFlag
 from perfxmm.perfdata.synthesize import Mapping, parse_maps
 from perfxmm.sources.sigtrap import procfs
 from perfxmm.sources.sigtrap.events import TracedEvent
-from perfxmm.sources.sigtrap.loop import StopBuffers
+from perfxmm.sources.sigtrap.loop import StopBuffers, resume
 from perfxmm.sources.sigtrap.state import TraceState
 from perfxmm.sources.sigtrap.threads import Thread
 
@@ -99,43 +99,51 @@ def run(state: TraceState) -> None:
     max_samples = state.limits.max_samples or 1 << 62
     housekeeping = 0
 
-    while not flags.stop:
-        if flags.tick:
-            flags.tick = False
-            if state.enabled:
-                _interrupt_running(threads)
-            now = time.monotonic_ns()
-            if now - housekeeping >= TICK_NS:
-                housekeeping = now
-                state.on_tick()
-            continue
-        tid = wait(-1, status_at, ptrace.WALL)
-        if tid <= 0:
-            if ctypes.get_errno() == errno.ECHILD:
-                flags.stop = "ended"
-            continue
-        word = status[0]
-        thread = threads.get(tid)
-        if word != ptrace.STATUS_EVENT_STOP or thread is None or not thread.outstanding:
-            state.rare(tid, word)
-            continue
-        thread.outstanding = False
-        whole = (
-            call(ptrace.GETREGS, tid, 0, buffers.regs_at) >= 0
-            and call(ptrace.GETREGSET, tid, ptrace.NT_X86_XSTATE, buffers.iovec_at) >= 0
-        )
-        thread.listening = 0
-        call(ptrace.CONT, tid, 0, 0)
-        if not whole or not state.enabled:
-            continue
-        ip = assembler.ip
-        regions.cover(thread.pid, ip, time.monotonic_ns())
-        note = interrupt | (in_syscall if assembler.in_syscall else 0)
-        keep = state.guard is None or not state.handles_keys(thread.pid, ip)
-        assembler.sample(thread, 0, 0, 0, note, keep)
-        assembler.stops += 1
-        if assembler.samples >= max_samples:
-            flags.stop = "max-samples"
+    tid = word = 0  # the stop in hand
+    try:
+        while not flags.stop:
+            if flags.tick:
+                flags.tick = False
+                if state.enabled:
+                    _interrupt_running(threads)
+                now = time.monotonic_ns()
+                if now - housekeeping >= TICK_NS:
+                    housekeeping = now
+                    state.on_tick()
+                continue
+            tid = wait(-1, status_at, ptrace.WALL)
+            if tid <= 0:
+                if ctypes.get_errno() == errno.ECHILD:
+                    flags.stop = "ended"
+                continue
+            word = status[0]
+            thread = threads.get(tid)
+            if word != ptrace.STATUS_EVENT_STOP or thread is None or not thread.outstanding:
+                state.rare(tid, word)
+                tid = 0
+                continue
+            thread.outstanding = False
+            whole = (
+                call(ptrace.GETREGS, tid, 0, buffers.regs_at) >= 0
+                and call(ptrace.GETREGSET, tid, ptrace.NT_X86_XSTATE, buffers.iovec_at) >= 0
+            )
+            thread.listening = 0
+            call(ptrace.CONT, tid, 0, 0)
+            tid = 0
+            if not whole or not state.enabled:
+                continue
+            ip = assembler.ip
+            regions.cover(thread.pid, ip, time.monotonic_ns())
+            note = interrupt | (in_syscall if assembler.in_syscall else 0)
+            keep = state.guard is None or not state.handles_keys(thread.pid, ip)
+            assembler.sample(thread, 0, 0, 0, note, keep)
+            assembler.stops += 1
+            if assembler.samples >= max_samples:
+                flags.stop = "max-samples"
+    except BaseException:
+        if tid > 0:
+            resume(tid, word)
+        raise
 
 
 def _interrupt_running(threads: dict[int, Thread]) -> None:

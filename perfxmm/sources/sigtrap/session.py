@@ -10,12 +10,13 @@ from typing import Any
 
 from perfxmm.errors import OutputError, PerfxmmError, errno_name
 from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel.constants import AttrFlag
 from perfxmm.kernel.cpuinfo import read_cpuinfo
 from perfxmm.kernel.permissions import OpenContext, explain_open, survey
 from perfxmm.kernel.syscalls import LinuxKernel
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.writer import EventSpec, Writer
-from perfxmm.sources.base import RecordRequest
+from perfxmm.sources.base import MMAP_PAGES, RecordRequest
 from perfxmm.sources.limits import Governor, StopLimits
 from perfxmm.sources.sigtrap import events as event_table
 from perfxmm.sources.sigtrap import interrupt
@@ -25,7 +26,7 @@ from perfxmm.sources.sigtrap.detach import Detacher
 from perfxmm.sources.sigtrap.events import TracedEvent
 from perfxmm.sources.sigtrap.state import TraceState
 from perfxmm.sources.sigtrap.targets import Target
-from perfxmm.sources.sigtrap.threads import close_events, switch_events
+from perfxmm.sources.sigtrap.threads import RING_PAGES, close_events, switch_events
 from perfxmm.version import __version__
 from perfxmm.xstate.cpuid import machine_layout, xgetbv
 
@@ -51,13 +52,14 @@ class Session:
         self._writer: Writer | None = None
         self._discarded = False
         self._swallowed = 0
+        self._detacher: Detacher | None = None
 
     def prepare(self) -> None:
         """Everything that can fail without a target: layout, attrs, a trial of the events."""
         self.layout = machine_layout()
         warnings: list[str] = []
         self.events = event_table.build_events(self.request, self.nonce, warnings)
-        for text in warnings:
+        for text in (*warnings, *_not_heeded(self.request)):
             self.warn(text)
         if self.request.engine == "interrupt":
             self.engine = "interrupt"
@@ -104,6 +106,7 @@ class Session:
             self.kernel, self.engine, self.events, self.nonce, target, writer, assembler,
             StopLimits.of(request), Governor(request.cpu_limit_percent), self.flags, self.warn,
             self.progress, self.poll, delay_s=request.delay_s, guard=guard,
+            ring_pages=ring_pages(request),
         )  # fmt: skip
         return self.state
 
@@ -140,14 +143,22 @@ class Session:
             if state is not None and tid == target.root:
                 state.note_exit(word)
 
-        # Attached threads that hang in the kernel are left to it; a launched command must be
-        # waited for, since PTRACE_O_EXITKILL would end it with the tracer.
-        patience = 1e9 if target.root else 5.0
-        detacher = Detacher(pending, self.nonce, on_exit, patience)
+        self._detacher = detacher = Detacher(pending, self.nonce, on_exit)
         detacher.run()
         self._swallowed = detacher.swallowed
         for tid in detacher.stuck:
-            self.warn(f"thread {tid} could not be stopped and is let go by the kernel")
+            then = "perfxmm goes on trying" if target.root else "is let go by the kernel"
+            self.warn(f"thread {tid} could not be stopped: {then}")
+
+    def let_go_of_the_rest(self, target: Target) -> None:
+        """After `close`: goes on with threads of a launched command that hang in the kernel.
+
+        Attached ones are left to it; a command cannot be, since PTRACE_O_EXITKILL would end it
+        with the tracer.
+        """
+        if self._detacher is not None and self._detacher.stuck and target.root:
+            self._detacher.patience_s = 1e9
+            self._detacher.run()
 
     def discard(self) -> None:
         """The command never started: no recording is left behind."""
@@ -169,6 +180,10 @@ class Session:
                 failure = error
         for thread in state.threads.values():
             close_events(thread, self.kernel)
+        if failure is None:
+            for text in (_backed_off(state), _nothing_sampled(state, elapsed_s)):
+                if text:
+                    self.warn(text)
         first, last = assembler.first_ns, assembler.last_ns
         result: dict[str, Any] = {
             "samples": assembler.samples, "bare_samples": assembler.bare,
@@ -192,3 +207,58 @@ class Session:
             return
         result["bytes_written"] = writer.bytes_written
         reports.send({"result": result})
+
+
+def ring_pages(request: RecordRequest) -> int:
+    """Pages of each thread's ring: as asked by -m, few where it was not."""
+    return RING_PAGES if request.mmap_pages == MMAP_PAGES else request.mmap_pages
+
+
+def _not_heeded(request: RecordRequest) -> list[str]:
+    """Options that sigtrap cannot follow to the letter."""
+    written = "intr" if event_table.uses_legacy(request.classes) else "user"
+    return [
+        f"--{name.replace('_', '-')}: sigtrap has one register set, the stopped thread's own; "
+        f"with these classes the file names it {written!r}"
+        for name, asked in (("intr_regs", "intr"), ("user_regs", "user"))
+        if request.options.get(name) and asked != written
+    ]
+
+
+def _backed_off(state: TraceState) -> str:
+    governor = state.governor
+    if not governor.back_offs:
+        return ""
+    event = state.events[0]
+    asked, least = event.period(), event.period(governor.greatest)
+    if event.opened.flag(AttrFlag.FREQ):
+        what = f"at down to {least} Hz instead of {asked} Hz"
+    else:
+        unit = " ns" if event.clock else f" {event.name}"
+        what = f"every {least}{unit} at the slowest instead of every {asked}{unit}"
+    return (f"sampled {what}: stops cost the target more than "
+            f"{governor.limit * 100:.3g} % of its time")  # fmt: skip
+
+
+def _nothing_sampled(state: TraceState, elapsed_s: float) -> str:
+    """Why a recording is empty, as far as that can be told; "" where it is not."""
+    if state.assembler.samples:
+        return ""
+    event = state.events[0]
+    if not state.enabled:
+        why = "it ended before the delay (-D) was over"
+    elif state.assembler.bare:
+        why = (f"{state.assembler.bare} events happened, but no stop came of them "
+               "(SIGTRAP blocked, or the target ended)")  # fmt: skip
+    elif state.skipped_threads:
+        why = "no thread could be sampled"
+    elif any(thread.listening for thread in state.threads.values()):
+        why = "the target was stopped by a signal"
+    elif event.clock:
+        period_ms = event.period(state.governor.factor) / 1e6
+        why = (f"the target slept, or ran for less than one period ({period_ms:.3g} ms) of user "
+               f"mode in {elapsed_s:.2f} s")  # fmt: skip
+    else:
+        names = ", ".join(e.name for e in state.events)
+        why = f"in {elapsed_s:.2f} s of user mode there was not one period of {names}"
+    return f"no samples: {why}"

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from perfxmm.errors import PerfxmmError, UsageError
+from perfxmm.errors import NotSupported, PerfxmmError, UsageError
 from perfxmm.sources.base import RecordRequest, RecordResult
 from perfxmm.sources.sigtrap.channel import Lines, error_from_json, request_to_json
+from perfxmm.sources.sigtrap.events import why_not_sampled
+from perfxmm.sources.stopping import StopSignals
 
 # sys.path is handed over, so that the tracer runs the very perfxmm that its recorder runs, and no
 # environment variable has to be set that the command would inherit.
@@ -23,6 +25,8 @@ _BOOT = (
     "sys.exit(main(*map(int,sys.argv[1:4])))"
 )
 _UNSUPPORTED = ("ssp",)
+# Of the tracer's result: what RecordResult has fields for; all else goes into its `details`.
+_FIELDS = ("samples", "lost", "throttled", "bytes_written", "elapsed_s")
 
 
 class SigtrapSource:
@@ -38,19 +42,19 @@ class SigtrapSource:
         bad = [name for name in _UNSUPPORTED if name in request.classes]
         if bad:
             return f"it cannot read {', '.join(bad)}"
-        return None
+        return next(filter(None, map(why_not_sampled, request.events)), None)
 
     def record(
         self, request: RecordRequest, *, progress: Callable[[int, float], None] | None = None
     ) -> RecordResult:
-        """Records until the command ends, a limit is reached or Ctrl-C.
+        """Records until the command ends, a limit is reached, or SIGINT, SIGTERM or SIGHUP.
 
         progress(samples, elapsed_s) is called about four times a second. The target is let go
         cleanly in every case, also when this process is killed.
         """
         refusal = self.why_not(request)
         if refusal is not None:
-            raise UsageError("the sigtrap source cannot serve this request", why=refusal)
+            raise NotSupported("source 'sigtrap' cannot serve this request", why=refusal)
         if not (request.command or request.pids or request.tids):
             raise UsageError("nothing to record", next_step="Name a command, -p PID or -t TID.")
         if os.getpid() in request.pids:
@@ -67,6 +71,7 @@ class _Recorder:
         self.result = RecordResult(path=request.output, source="sigtrap")
         self.error: PerfxmmError | None = None
         self.finished = False
+        self._orders: Lines | None = None
 
     def run(self) -> RecordResult:
         orders_r, orders_w = os.pipe2(os.O_CLOEXEC)
@@ -81,13 +86,19 @@ class _Recorder:
             os.close(orders_r)
             os.close(reports_w)
         orders, reports = Lines(orders_w), Lines(reports_r)
-        try:
-            orders.send({"request": request_to_json(self.request)})
-            self._listen(orders, reports)
-        finally:
-            os.close(orders_w)  # should anything have gone wrong here, the tracer detaches now
-            os.close(reports_r)
-            status = _collect(tracer)
+        # Only now: the tracer, and with it the command, has the signals as they were.
+        with StopSignals(self._stop):
+            try:
+                orders.send({"request": request_to_json(self.request)})
+                self._orders = orders
+                if self.result.interrupted:
+                    self._stop()
+                self._listen(reports)
+            finally:
+                self._orders = None
+                os.close(orders_w)  # should anything have gone wrong here, the tracer detaches now
+                os.close(reports_r)
+                status = _collect(tracer)
         if self.error is not None:
             raise self.error
         if not self.finished:
@@ -100,15 +111,20 @@ class _Recorder:
             )
         return self.result
 
-    def _listen(self, orders: Lines, reports: Lines) -> None:
+    def _stop(self) -> None:
+        """Asks the tracer to end the recording. Called from signal handlers."""
+        self.result.interrupted = True
+        if self._orders is not None:
+            # On a terminal the tracer has its own SIGINT already; asking twice is harmless.
+            self._orders.send({"order": "stop"})
+
+    def _listen(self, reports: Lines) -> None:
         while not reports.ended:
             try:
                 for message in reports.receive():
                     self._take(message)
-            except KeyboardInterrupt:
-                # On a terminal the tracer has its own SIGINT already; asking twice is harmless.
-                self.result.interrupted = True
-                orders.send({"order": "stop"})
+            except KeyboardInterrupt:  # where the signals could not be taken over
+                self._stop()
 
     def _take(self, message: dict[str, Any]) -> None:
         if "progress" in message:
@@ -129,6 +145,7 @@ class _Recorder:
             self.result.bytes_written = told["bytes_written"]
             self.result.elapsed_s = told["elapsed_s"]
             self.result.interrupted |= told["stopped_by"] == "interrupted"
+            self.result.details = {k: v for k, v in told.items() if k not in _FIELDS}
 
 
 def _collect(tracer: subprocess.Popen[bytes]) -> int:

@@ -28,6 +28,7 @@ from perfxmm.sources.sigtrap.channel import Flags
 from perfxmm.sources.sigtrap.events import PERIOD_FLOOR_NS, TracedEvent, ring_has_period
 from perfxmm.sources.sigtrap.targets import Target
 from perfxmm.sources.sigtrap.threads import (
+    RING_PAGES,
     TAIL,
     Thread,
     close_events,
@@ -74,6 +75,7 @@ class TraceState:
     progress: Callable[[int, float], object]
     poll: Callable[[], object]
     delay_s: float = 0.0
+    ring_pages: int = RING_PAGES
     guard: KeyGuard | None = None
     threads: dict[int, Thread] = field(default_factory=dict)
     generation: dict[int, int] = field(default_factory=dict)
@@ -99,6 +101,11 @@ class TraceState:
         """Sampling starts: opens the events of attached threads, or lets the command go on."""
         self.started_ns = self._round_ns = self._window_ns = time.monotonic_ns()
         self.enabled = self.delay_s <= 0
+        if self.limits.max_size_bytes is not None:
+            room = self.limits.max_size_bytes - self.writer.bytes_written
+            self.assembler.limit(room, self._full)
+        for pid in self.target.stopped:
+            self.warn(f"process {pid} is stopped (SIGSTOP): it is sampled when it continues")
         for tid in self.target.tids:
             self.adopt(tid, newborn=False)
         for pid in {t.pid for t in self.threads.values()}:
@@ -107,6 +114,9 @@ class TraceState:
             self._look_at_mask(thread)
         if self.target.root:
             self.target.release()
+
+    def _full(self) -> None:
+        self.flags.stop = self.flags.stop or "max-size"
 
     @property
     def elapsed_s(self) -> float:
@@ -230,7 +240,8 @@ class TraceState:
             return thread
         try:
             open_events(thread, self.events, self.kernel, enabled=self.enabled,
-                        periods=self.periods(), fd_ceiling=self._fd_ceiling)  # fmt: skip
+                        periods=self.periods(), fd_ceiling=self._fd_ceiling,
+                        ring_pages=self.ring_pages)  # fmt: skip
         except OSError as error:
             self._not_sampled(thread, error)
             return None

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from perfxmm.errors import TargetError
@@ -35,7 +36,8 @@ class Inherited:
 class Target:
     """Threads seized and not yet sampled. root: the launched command's pid, 0 when attached.
 
-    follow: new threads and child processes are sampled too.
+    follow: new threads and child processes are sampled too. stopped: processes that were found
+    stopped by a signal.
     """
 
     tids: list[int] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Target:
     options: int = 0
     release_fd: int = -1
     failure_fd: int = -1
+    stopped: list[int] = field(default_factory=list)
 
     def release(self) -> None:
         """Lets the launched child go on to its exec."""
@@ -132,6 +135,7 @@ def attach(request: RecordRequest) -> Target:
     target = Target([], 0, follow, options)
     seen: set[int] = set()
     if request.tids:
+        _note_stopped(request.tids, target)
         for tid in request.tids:
             _seize(tid, target, seen, must=True)
         return target
@@ -142,12 +146,17 @@ def attach(request: RecordRequest) -> Target:
                 f"process {pid} does not exist",
                 next_step="Check the number; it may have ended. ps -e lists what runs.",
             )
+        _note_stopped((pid,), target)
         while fresh := [t for t in tids if t not in seen]:
             for tid in fresh:
                 _seize(tid, target, seen, must=tid == pid)
             # A thread born meanwhile of one not yet seized is found by looking again.
             tids = procfs.threads_of(pid)
     return target
+
+
+def _note_stopped(pids: Sequence[int], target: Target) -> None:
+    target.stopped += [p for p in pids if procfs.status_of(p).get("State", "").startswith("T")]
 
 
 def _seize(tid: int, target: Target, seen: set[int], *, must: bool) -> None:

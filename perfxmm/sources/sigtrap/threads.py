@@ -63,7 +63,7 @@ class Thread:
 
 def open_events(
     thread: Thread, events: tuple[TracedEvent, ...], kernel: Kernel, *, enabled: bool,
-    periods: Sequence[int], fd_ceiling: int = 1 << 30,
+    periods: Sequence[int], fd_ceiling: int = 1 << 30, ring_pages: int = RING_PAGES,
 ) -> None:
     """Opens every event on the thread and maps one ring for all of them.
 
@@ -83,7 +83,7 @@ def open_events(
     except OSError:
         close_events(thread, kernel)
         raise
-    pages = RING_PAGES
+    pages = ring_pages
     while pages:
         try:
             ring = kernel.map_ring(thread.fds[0], pages)

@@ -36,14 +36,16 @@ def main(requests_fd: int, reports_fd: int, parent: int) -> int:
     def tick(number: int, frame: object) -> None:
         flags.tick = True
 
+    # SIGINT ends the recording also where it came ignored, see stopping.StopSignals.
     for number in _STOPPING:
-        if number not in ignored:
+        if number not in ignored or number == signal.SIGINT:
             signal.signal(number, stop)
     signal.signal(signal.SIGALRM, tick)
     # The recorder's SIGKILL reaches us as SIGTERM, and as the end of its pipe.
     signal.signal(signal.SIGTERM, stop)
     ptrace.set_parent_death_signal(signal.SIGTERM)
-    ptrace.set_process_name("perfxmm-tracer")
+    # Not "perfxmm...": `pkill -9 perfxmm` would hit it together with its recorder.
+    ptrace.set_process_name("xmm-tracer")
     if os.getppid() != parent:
         return 1
     requests, reports = Lines(requests_fd), Lines(reports_fd)
@@ -143,6 +145,8 @@ def _record(
             session.let_go(target)
     os.set_blocking(reports.fd, True)
     session.close(failure, reports)
+    if target is not None:
+        session.let_go_of_the_rest(target)
     signal.setitimer(signal.ITIMER_REAL, 0, 0)
     if session.state is not None and target is not None and target.root and not requests.ended:
         _await_command(session.state, target.root, flags, requests, reports, request.options)
