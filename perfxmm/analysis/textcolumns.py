@@ -259,8 +259,58 @@ def interleave(parts: Sequence[tuple[npt.NDArray[np.intp], U8]], n: int) -> U8:
 
 def squeeze(matrix: U8) -> memoryview:
     """The text of all rows: every byte that is not 0, row after row."""
-    text = np.ascontiguousarray(matrix) if _whole(matrix) else matrix[matrix != 0]
-    return text.reshape(-1).data
+    if _whole(matrix):
+        return np.ascontiguousarray(matrix).reshape(-1).data
+    zones = _zones(matrix)
+    if 2 * sum(stop - start for start, stop, whole in zones if whole) < matrix.shape[1]:
+        text: U8 = matrix[matrix != 0]
+    else:
+        text = _squeeze_zones(matrix, zones)
+    return text.data
+
+
+def _zones(matrix: U8) -> list[tuple[int, int, bool]]:
+    """(start, stop, whole): columns by whether any row has a 0 there; short whole runs are not."""
+    whole = matrix.min(axis=0) > 0
+    edges = np.flatnonzero(np.diff(whole, prepend=False, append=False)).tolist()
+    zones: list[tuple[int, int, bool]] = []
+    at = 0
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if stop - start >= _LONG // 2:
+            if start > at:
+                zones.append((at, start, False))
+            zones.append((start, stop, True))
+            at = stop
+    if at < matrix.shape[1]:
+        zones.append((at, matrix.shape[1], False))
+    return zones
+
+
+def _squeeze_zones(matrix: U8, zones: Sequence[tuple[int, int, bool]]) -> U8:
+    """Whole columns are moved a row at a time, and only the others byte by byte."""
+    there = {zone: matrix[:, zone[0] : zone[1]] != 0 for zone in zones if not zone[2]}
+    lengths = {zone: _lengths(matrix[:, zone[0] : zone[1]]) for zone in there}
+    row_bytes = sum((stop - start for start, stop, whole in zones if whole), sum(lengths.values()))
+    ends = np.cumsum(row_bytes)
+    out = np.empty(int(ends[-1]), np.uint8)
+    place = ends - row_bytes
+    for zone in zones:
+        start, stop, whole = zone
+        columns = matrix[:, start:stop]
+        if whole:
+            # Row k of this view is the text from its byte k on.
+            width = stop - start
+            view = np.ndarray((len(out) - width + 1, width), np.uint8, out, 0, (1, 1))
+            view[place] = columns
+            place = place + width
+        else:
+            length = lengths[zone]
+            before = np.cumsum(length) - length
+            out[np.repeat(place - before, length) + np.arange(int(length.sum()))] = columns[
+                there[zone]
+            ]
+            place = place + length
+    return out
 
 
 def _padded(pieces: list[Piece], n: int) -> list[Text]:
@@ -327,6 +377,8 @@ def _width(piece: Text) -> int:
 def _whole(piece: Text) -> bool:
     if isinstance(piece, bytes | Words):
         return True
+    if piece.strides[0] == 0:  # the same in all rows
+        piece = piece[:1]
     # min() has a vector loop for bytes, all() converts each of them to a truth value first.
     return piece.size == 0 or int(piece.min()) > 0
 

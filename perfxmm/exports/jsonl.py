@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,6 @@ from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import ELEMENTS, lanes_of
 from perfxmm.analysis.lanetext import lane_rows
 from perfxmm.analysis.names import CPUMODE_NAMES, EncodedTable, NameTables
-from perfxmm.analysis.report import ElementOf
 from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
 from perfxmm.analysis.shown import IP_ID, Policy
 from perfxmm.analysis.textcolumns import Piece, spaced
@@ -26,6 +26,9 @@ from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.exports.redaction import Redaction, statistics_text
+
+if TYPE_CHECKING:
+    from perfxmm.analysis.report import ElementOf
 
 SCHEMA = "perfxmm.snapshot/1"
 _HEAD = f'{{"schema":"{SCHEMA}","time_ns":'.encode()

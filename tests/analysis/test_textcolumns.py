@@ -87,6 +87,24 @@ def test_rows_of_several_shapes_come_back_in_order() -> None:
     assert text.squeeze(rows) == b"even\no\neven\n"
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 90), st.booleans()), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_squeezing_drops_the_zeros_and_nothing_else(
+    n: int, zones: list[tuple[int, bool]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate(
+        [rng.integers(1, 256, (n, width)) * (whole | rng.integers(0, 2, (n, width)))
+         for width, whole in zones],
+        axis=1,
+    ).astype(np.uint8)  # fmt: skip
+    assert bytes(text.squeeze(rows)) == rows.tobytes().replace(b"\0", b"")
+
+
 def test_runs_cover_everything_once() -> None:
     found = list(text.runs(1000, text.RUN_BYTES // 100))
     assert [r.start for r in found] == list(range(0, 1000, 100))
