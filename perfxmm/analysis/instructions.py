@@ -74,13 +74,17 @@ UsesOf = Callable[[SnapshotBatch], Uses]
 
 
 class Instructions:
-    """Questions about code, answered once per address."""
+    """Questions about code, answered once per address.
+
+    texts: what stands at each of `Uses.number`, "" where it is not known. The list grows.
+    """
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._reader = code.CodeReader(timeline.binaries)
         self._numbers: dict[tuple[int, int], int] = {}
         self._uses: list[Use | None] = []
+        self.texts: list[str] = []
         self._facts = np.zeros(256, FACTS)
 
     def elements(self, batch: SnapshotBatch) -> npt.NDArray[np.int64]:
@@ -127,6 +131,7 @@ class Instructions:
         use = None if operation is None else use_of(operation)
         number = self._numbers[dso, offset] = len(self._uses)
         self._uses.append(use)
+        self.texts.append("" if use is None else use.text)
         if number == len(self._facts):
             self._facts = np.concatenate([self._facts, np.zeros(number, FACTS)])
         self._facts[number] = facts_of(use)

@@ -20,12 +20,11 @@ from perfxmm.analysis.intervals import wilson
 from perfxmm.analysis.lanes import ELEMENTS, KINDS, count_lanes
 from perfxmm.analysis.names import NameTables
 from perfxmm.analysis.shown import (
-    GPR,
-    IP_ID,
     VERDICT_NAMES,
     XMM,
     ZMM,
     Policy,
+    at_ip,
     attributed_ip,
     best_verdict,
     delivered_classes,
@@ -229,7 +228,7 @@ class ReportBuilder:
                 continue
             registers = batch.sets[name]
             if self.lanes == "used" and uses is not None:
-                rows = rows[self._belong(registers, ip)[rows]]
+                rows = rows[at_ip(registers, ip, self.policy)[rows]]
                 self._count_used(registers, rows, uses, elements, widths, counts)
             else:
                 self._count_all(registers, rows, elements, widths, counts)
@@ -242,16 +241,6 @@ class ReportBuilder:
             *(counts[kind] for kind in KINDS),
             *(best == code for code in range(len(VERDICT_NAMES))),
         ]  # fmt: skip
-
-    def _belong(self, registers: RegisterSet, ip: npt.NDArray[np.uint64]) -> Bool:
-        """Bool [n]: not known to be of another IP than the instruction that is asked about."""
-        own = registers.gpr(IP_ID)
-        if own is None:
-            return np.ones(len(ip), np.bool_)
-        told = (registers.gpr_mask >> np.uint64(IP_ID) & np.uint64(1)) != 0
-        told &= self.policy.visible(registers.verdict[:, GPR])
-        belong: Bool = ~told | (own == ip)
-        return belong
 
     def _count_used(
         self, registers: RegisterSet, rows: npt.NDArray[np.intp], uses: Uses,

@@ -163,6 +163,17 @@ def attributed_ip(batch: SnapshotBatch) -> U64:
     return out
 
 
+def at_ip(registers: RegisterSet, ip: U64, policy: Policy) -> Bool:
+    """Bool [n]: the registers are not known to be of another IP than `ip`, uint64 [n]."""
+    own = registers.gpr(IP_ID)
+    if own is None:
+        return np.ones(len(ip), np.bool_)
+    told = (registers.gpr_mask >> np.uint64(IP_ID) & np.uint64(1)) != 0
+    told &= policy.visible(registers.verdict[:, GPR])
+    belong: Bool = ~told | (own == ip)
+    return belong
+
+
 def withhold(registers: RegisterSet, policy: Policy) -> None:
     """Zero the values of classes that `policy` does not show. Masks and verdicts stay.
 

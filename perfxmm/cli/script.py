@@ -22,16 +22,21 @@ Examples:
   Each snapshot with its vector registers as doubles, of one function:
     perfxmm script --view f64 -S axpy
 
+  The values that the instructions of a function worked on, in their own type:
+    perfxmm script -S axpy --limit 3 --view auto --regs used
+
   One line a snapshot, as perf script prints it:
     perfxmm script -F ip,sym,uregs --regs xmm
 """
 _FIELDS = (
     "comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sym", "symoff", "dso",
-    "build_id", "verdict", "reason", "iregs", "uregs", "regs", "vec", "chain",
+    "build_id", "verdict", "reason", "insn", "iregs", "uregs", "regs", "vec", "chain",
 )  # fmt: skip
 _DEFAULT_FIELDS = "comm,pid,tid,cpu,time,event,ip,sym,symoff,dso,verdict,vec"
+_USED = "used"
 _SYNONYMS = {
-    "callchain": "chain", "verdicts": "verdict", "reasons": "reason", "buildid": "build_id",
+    "callchain": "chain", "disasm": "insn", "verdicts": "verdict", "reasons": "reason",
+    "buildid": "build_id",
 }  # fmt: skip
 
 
@@ -47,14 +52,17 @@ def script(
         typer.Option(
             "-F", "--fields", metavar="FIELD,...", autocompletion=_complete_fields,
             help=f"What to print: {', '.join(_FIELDS)}. iregs and uregs stand in the line, regs "
-            "(general) and vec (vectors and opmasks) below it.",
+            "(general) and vec (vectors and opmasks) below it; insn is the instruction at the IP.",
         ),
     ] = _DEFAULT_FIELDS,
     view: options.View = "hex",
     regs: Annotated[
         str,
         typer.Option(
-            "--regs", metavar="REG,...", help="Registers to print: xmm0, ymm, k1, opmask, gpr, ax."
+            "--regs", metavar="REG,...|used",
+            help="Registers to print: xmm0, ymm, k1, opmask, gpr, ax. used: only those that the "
+            "instruction at the IP reads or writes, which is printed too (general registers with "
+            "-F regs, uregs or iregs).",
         ),
     ] = "",
     msb_first: Annotated[
@@ -83,7 +91,8 @@ def script(
 
     from perfxmm.analysis.shown import limited
     names = recording.names
-    selection = _selection(regs, names.gpr_names)
+    used = regs.strip().lower() == _USED
+    selection = None if used else _selection(regs, names.gpr_names)
     element_of = options.element_of(recording, view)
     writer: JsonLines | ScriptText
     columns = {"gprs", "vectors", "predicates"}
@@ -94,11 +103,14 @@ def script(
     else:
         if selection is not None and selection.gprs and "regs" not in wanted:
             wanted = [*wanted, "regs"]
+        if used and "insn" not in wanted:
+            wanted = [*wanted, "insn"]
         from perfxmm.views.script import ScriptText
 
         writer = ScriptText(
             names, policy, wanted, view, msb_first, selection, element_of,
             recording.instructions.chain_names if "chain" in wanted else None,
+            recording.instructions if "insn" in wanted else None, used,
         )  # fmt: skip
         if "chain" in wanted:
             columns.add("chain")
@@ -131,5 +143,5 @@ def _selection(text: str, gpr_names: tuple[str, ...]) -> Selection | None:
         raise UsageError(
             str(error),
             next_step="There are xmm, ymm, zmm, opmask, gpr, egpr, ssp, and registers such as "
-            "ymm3, k1, ax, r8.",
+            "ymm3, k1, ax, r8; or used, alone.",
         ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from perfxmm.analysis.shapes import SetShape
 from perfxmm.analysis.shown import FIRST_HIGH_REGISTER, OPMASK, XMM, YMM, ZMM
 from perfxmm.analysis.textcolumns import Piece
 from perfxmm.coherence.model import RegisterSet
+
+if TYPE_CHECKING:
+    from perfxmm.analysis.instructions import Use
 
 WIDTH_WORDS: dict[str, int] = {"xmm": 2, "ymm": 4, "zmm": 8}
 _WIDTH_NAMES = {2: "xmm", 4: "ymm", 8: "zmm"}
@@ -76,6 +80,16 @@ class Selection:
             else:
                 raise ValueError(f"no such register or register class: {name}")
         return Selection(vectors, frozenset(opmasks), frozenset(gprs))
+
+    @staticmethod
+    def of_use(use: Use, gpr_names: tuple[str, ...]) -> Selection:
+        """The registers that one instruction reads or writes."""
+        ids = {name: number for number, name in enumerate(gpr_names)}
+        gprs = (ids.get(name, ids.get(name[1:])) for name in use.gprs)
+        return Selection(
+            use.vectors, frozenset(k for k in range(8) if use.opmasks >> k & 1),
+            frozenset(number for number in gprs if number is not None),
+        )  # fmt: skip
 
     @staticmethod
     def everything(gpr_ids: Iterable[int]) -> Selection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,8 @@ import numpy.typing as npt
 from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import ELEMENTS
 from perfxmm.analysis.names import EncodedTable, NameTables
-from perfxmm.analysis.report import ElementOf
 from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
-from perfxmm.analysis.shown import Policy, attributed_ip
+from perfxmm.analysis.shown import Policy, at_ip, attributed_ip
 from perfxmm.analysis.textcolumns import Piece
 from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
@@ -26,23 +26,58 @@ from perfxmm.coherence.verdicts import Verdict
 from perfxmm.views.escape import escape_control
 from perfxmm.views.lanes import Selection, gpr_lines, vector_lines
 
+if TYPE_CHECKING:
+    # The disassembler is only for those who look at code.
+    from perfxmm.analysis.instructions import Use, Uses
+
+if TYPE_CHECKING:
+    from perfxmm.analysis.report import ElementOf
+
 FIELDS: tuple[str, ...] = (
     "comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sym", "symoff", "dso",
-    "build_id", "verdict", "reason", "iregs", "uregs", "regs", "vec", "chain",
+    "build_id", "verdict", "reason", "insn", "iregs", "uregs", "regs", "vec",
+    "chain",
 )  # fmt: skip
 DEFAULT_FIELDS: tuple[str, ...] = (
     "comm", "pid", "tid", "cpu", "time", "event", "ip", "sym", "symoff", "dso", "verdict", "vec",
 )  # fmt: skip
 _ELEMENT_NAMES = list(ELEMENTS)
 _UNKNOWN = b"[unknown]"
+# An instruction works on three registers at most, most of the time.
+_USED_WORDS = 3 * 8
 _NS = np.uint64(1_000_000_000)
-_COMM_WIDTH, _ID_WIDTH, _IP_WIDTH = 16, 7, 16
+# Least widths, those of perf script (tools/perf/builtin-script.c, Linux 6.1).
+_COMM_WIDTH, _ID_WIDTH, _SECONDS_WIDTH, _PERIOD_WIDTH, _IP_WIDTH = 16, 7, 5, 10, 16
 # PERF_CONTEXT_MAX, include/uapi/linux/perf_event.h: from here up, entries are markers.
 _CHAIN_MARKERS = (1 << 64) - 4095
 
 Rows = npt.NDArray[np.intp]
+# Element type, number of the instruction (-1: not known), bit mask of the sets of another IP.
+_StyleKey = tuple[int, int, int]
 # (symbol, symbol_offset, dso) of each entry of batch.chain.
 ChainNames = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32]]
+
+
+class Code(Protocol):
+    """What analysis.instructions.Instructions knows, and a test can say."""
+
+    @property
+    def texts(self) -> Sequence[str]: ...
+
+    def uses(self, batch: SnapshotBatch) -> Uses: ...
+
+    def use(self, number: int) -> Use | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How rows of one shape are printed. element: as in Uses. used: where only the registers that
+    the instruction uses are printed, those; None where the instruction is not known. elsewhere:
+    names of the sets that are of another IP than the instruction."""
+
+    element: int = -1
+    used: Selection | None = None
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -50,7 +85,8 @@ class ScriptText:
     """Writes batches of `Recording.judged` as text.
 
     fields: of FIELDS, whatever their order. view: of analysis.lanes.VIEWS. selection: registers
-    to print, None for all. resolve_chain: names for a batch's call chains.
+    to print, None for all. resolve_chain: names for a batch's call chains. code: needed by the
+    field insn and by regs_used, which prints only what the instruction at the IP reads or writes.
     """
 
     names: NameTables
@@ -61,7 +97,12 @@ class ScriptText:
     selection: Selection | None = None
     element_of: ElementOf | None = None
     resolve_chain: Callable[[SnapshotBatch], ChainNames] | None = None
+    code: Code | None = None
+    regs_used: bool = False
     _tables: dict[str, EncodedTable] = field(init=False)
+    _event_width: int = field(init=False)
+    _styles: list[_Style] = field(init=False, default_factory=list)
+    _style_numbers: dict[_StyleKey, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         def encode(value: str) -> bytes:
@@ -75,96 +116,165 @@ class ScriptText:
             "build_id": EncodedTable(names.build_ids, lambda b: encode(b) or b"-", b"-"),
             "event": EncodedTable(names.events, encode, _UNKNOWN),
         }
+        if self.code is not None:
+            self._tables["insn"] = EncodedTable(
+                self.code.texts, lambda t: encode(t) or _UNKNOWN, _UNKNOWN
+            )
+        # All events are known from the start: as wide as the longest of them, as perf does it.
+        self._event_width = max((len(encode(name)) for name in names.events), default=0)
 
     def lines(self, batch: SnapshotBatch) -> Iterator[memoryview]:
         """The batch as text, in its order, in pieces of about a megabyte."""
-        elements = self._elements(batch)
-        shapes = shapes_of(batch, self.policy, elements=elements)
-        row_bytes = 200 + 60 * sum(
-            s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values()
-        )
         ip = attributed_ip(batch)
+        uses = None
+        if self.code is not None and (self.regs_used or "insn" in self.fields):
+            uses = self.code.uses(batch)
+        shapes = shapes_of(batch, self.policy, elements=self._style_of(batch, uses, ip))
+        words = sum(s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values())
+        row_bytes = 200 + 60 * (min(words, _USED_WORDS) if self.regs_used else words)
         chains = self._chains(batch) if "chain" in self.fields else None
         for run in text.runs(len(batch), row_bytes):
-            yield self._run(batch, shapes, run, ip, chains)
+            yield self._run(batch, shapes, run, ip, chains, uses)
 
     def _run(
         self, batch: SnapshotBatch, shapes: list[Shape], run: slice, ip: npt.NDArray[np.uint64],
-        chains: list[bytes] | None,
+        chains: list[bytes] | None, uses: Uses | None,
     ) -> memoryview:
         parts = []
         for shape in shapes:
             first, last = np.searchsorted(shape.rows, (run.start, run.stop))
             rows = shape.rows[first:last]
             if len(rows):
-                pieces = self._line(batch, shape, rows, ip)
+                pieces = self._line(batch, shape, rows, ip, uses)
                 if chains is not None:
                     pieces.append(text.choose(chains, rows))
                 pieces += self._blocks(batch, shape, rows)
                 parts.append((rows - run.start, text.assemble(pieces, len(rows))))
         return text.squeeze(text.interleave(parts, run.stop - run.start))
 
-    def _elements(self, batch: SnapshotBatch) -> npt.NDArray[np.integer] | None:
+    def _style_of(
+        self, batch: SnapshotBatch, uses: Uses | None, ip: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.int64]:
+        """int64 [n], index into self._styles: rows that may be printed alike have the same."""
+        n = len(batch)
         if self.view != "auto":
-            return np.full(len(batch), _ELEMENT_NAMES.index(self.view), np.int64)
-        if self.element_of is None:
-            return np.full(len(batch), -1, np.int64)
-        return self.element_of(batch)
+            element = np.full(n, _ELEMENT_NAMES.index(self.view), np.int64)
+        elif self.element_of is None:
+            element = np.full(n, -1, np.int64)
+        else:
+            element = self.element_of(batch).astype(np.int64)
+        number = np.full(n, -1, np.int64)
+        elsewhere = np.zeros(n, np.int64)
+        if self.regs_used and uses is not None:
+            number = np.where(uses.known, uses.number, -1)
+            for bit, registers in enumerate(batch.sets.values()):
+                elsewhere |= (~at_ip(registers, ip, self.policy)).astype(np.int64) << bit
+        packed = ((number + 1) << 8 | element + 1) << 2 | elsewhere
+        different, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
+        names = list(batch.sets)
+        codes = np.zeros(len(different), np.int64)
+        for place, row in enumerate(first.tolist()):
+            key = (int(element[row]), int(number[row]), int(elsewhere[row]))
+            if key not in self._style_numbers:
+                self._style_numbers[key] = self._style(key, names)
+            codes[place] = self._style_numbers[key]
+        found: npt.NDArray[np.int64] = codes[inverse.reshape(-1)]
+        return found
+
+    def _style(self, key: _StyleKey, names: list[str]) -> int:
+        """The index of a style that may be an old one: instructions that use the same registers
+        are printed alike."""
+        element, number, bits = key
+        use = self.code.use(number) if self.code is not None and number >= 0 else None
+        style = _Style(
+            element, None if use is None else Selection.of_use(use, self.names.gpr_names),
+            frozenset(name for bit, name in enumerate(names) if bits >> bit & 1),
+        )  # fmt: skip
+        if style not in self._styles:
+            self._styles.append(style)
+        return self._styles.index(style)
+
+    def _chosen(self, style: _Style, registers: RegisterSet) -> Selection:
+        if self.regs_used:
+            if style.used is None or registers.name in style.elsewhere:
+                return Selection()
+            return style.used
+        return self.selection or Selection.everything(registers.gpr_ids)
 
     def _line(
-        self, batch: SnapshotBatch, shape: Shape, rows: Rows, ip: npt.NDArray[np.uint64]
+        self, batch: SnapshotBatch, shape: Shape, rows: Rows, ip: npt.NDArray[np.uint64],
+        uses: Uses | None,
     ) -> list[Piece]:
+        """The fields that were asked for with a blank between them, and the end of the line.
+
+        Widths are least widths, as perf's are: no field depends on what other rows hold.
+        """
         has = set(self.fields)
-        pieces: list[Piece] = []
+        style = self._styles[shape.element]
+        columns: list[list[Piece]] = []
+        ids: list[Piece] = []
         if "comm" in has:
             comm = self._names("comm", batch.comm, rows)
-            pieces += [text.right_aligned(comm, _COMM_WIDTH), b" "]
+            columns.append([text.right_aligned(comm, _COMM_WIDTH)])
         if "pid" in has or "tid" in has:
-            both = [batch.pid[rows]] * ("pid" in has) + [batch.tid[rows]] * ("tid" in has)
-            pieces.append(text.right_aligned(text.decimal(both[0]), _ID_WIDTH))
-            if len(both) > 1:
-                pieces += [b"/", text.left_aligned(text.decimal(both[1]), _ID_WIDTH)]
-            pieces.append(b" ")
+            columns.append(self._ids(batch, rows))
+            ids = columns[-1]
         if "cpu" in has:
-            cpu = batch.cpu[rows]
-            digits = text.decimal_fixed(np.maximum(cpu, 0).astype(np.uint64), 3)
-            wide = text.decimal(np.maximum(cpu, 0))
-            if (cpu > 999).any():
-                digits = text.blank_where(wide, cpu <= 999)
-            pieces += [b"[", text.blank_where(digits, cpu < 0, b"---"), b"] "]
+            columns.append([b"[", _cpu(batch.cpu[rows]), b"]"])
         if "time" in has:
             time = batch.time_ns[rows]
-            seconds = text.right_aligned(text.decimal(time // _NS), 5)
-            pieces += [seconds, b".", text.decimal_fixed(time % _NS, 9), b": "]
+            seconds = text.right_aligned(text.decimal(time // _NS), _SECONDS_WIDTH)
+            columns.append([seconds, b".", text.decimal_fixed(time % _NS, 9), b":"])
         if "period" in has:
-            pieces += [text.right_aligned(text.decimal(batch.period[rows]), 10), b" "]
+            columns.append([text.right_aligned(text.decimal(batch.period[rows]), _PERIOD_WIDTH)])
         if "event" in has:
-            pieces += [self._tables["event"].rows(batch.event[rows]), b": "]
-        pieces.append(text.PAD)
+            event = self._tables["event"].rows(batch.event[rows])
+            columns.append([text.right_aligned(event, self._event_width), b":"])
         if "ip" in has:
-            pieces += [text.right_aligned(text.hex_minimal(ip[rows]), _IP_WIDTH), b" "]
+            columns.append([text.right_aligned(text.hex_minimal(ip[rows]), _IP_WIDTH)])
         if "sym" in has:
-            pieces.append(self._names("symbol", batch.symbol, rows))
-            if "symoff" in has and batch.symbol is not None and batch.symbol_offset is not None:
-                offset = text.hex_minimal(batch.symbol_offset[rows])
-                known = np.broadcast_to(np.frombuffer(b"+0x", np.uint8), (len(rows), 3))
-                both_ = np.concatenate([known, offset], axis=1)
-                pieces.append(text.blank_where(both_, batch.symbol[rows] < 0))
-            pieces.append(b" ")
+            columns.append(self._symbol(batch, rows))
         if "dso" in has:
-            pieces += [b"(", self._names("dso", batch.dso, rows), b") "]
+            columns.append([b"(", self._names("dso", batch.dso, rows), b")"])
         if "build_id" in has:
-            pieces += [self._names("build_id", batch.dso, rows), b" "]
+            columns.append([self._names("build_id", batch.dso, rows)])
         if "verdict" in has:
-            pieces += [_verdicts(batch, rows), b" "]
+            columns.append([_verdicts(batch, rows)])
         if "reason" in has:
-            pieces += [b"[", _reasons(batch, rows), b"] "]
-        if self.view == "auto":
-            pieces.append(_auto_note(shape.element))
+            columns.append([b"[", _reasons(batch, rows), b"]"])
+        if self.view == "auto" and (not self.regs_used or (style.used and style.used.vectors)):
+            columns.append([_auto_note(style.element)])
+        if self.regs_used and (note := _used_note(style)):
+            columns.append([note])
+        if "insn" in has and uses is not None:
+            columns.append([b"insn: ", self._tables["insn"].rows(uses.number[rows])])
         for name, key in (("intr", "iregs"), ("user", "uregs")):
             if key in has and name in batch.sets:
-                pieces += self._tokens(batch.sets[name], shape.sets[name], rows)
+                selection = self._chosen(style, batch.sets[name])
+                columns.append(self._tokens(batch.sets[name], shape.sets[name], rows, selection))
+        if len(ids) > 1 and columns[-1] is ids:  # nothing is filled up at the end of a line
+            ids[-1] = text.decimal(batch.tid[rows])
+        pieces: list[Piece] = []
+        for number, column in enumerate(columns):
+            pieces += [b" ", *column] if number else column
         return [*pieces, b"\n"]
+
+    def _ids(self, batch: SnapshotBatch, rows: Rows) -> list[Piece]:
+        has = set(self.fields)
+        ids = [c[rows] for f, c in (("pid", batch.pid), ("tid", batch.tid)) if f in has]
+        pieces: list[Piece] = [text.right_aligned(text.decimal(ids[0]), _ID_WIDTH)]
+        if len(ids) > 1:
+            pieces += [b"/", text.left_aligned(text.decimal(ids[1]), _ID_WIDTH)]
+        return pieces
+
+    def _symbol(self, batch: SnapshotBatch, rows: Rows) -> list[Piece]:
+        pieces: list[Piece] = [self._names("symbol", batch.symbol, rows)]
+        if "symoff" in self.fields and batch.symbol is not None and batch.symbol_offset is not None:
+            offset = text.hex_minimal(batch.symbol_offset[rows])
+            prefix = np.broadcast_to(np.frombuffer(b"+0x", np.uint8), (len(rows), 3))
+            both = np.concatenate([prefix, offset], axis=1)
+            pieces.append(text.blank_where(both, batch.symbol[rows] < 0))
+        return pieces
 
     def _names(
         self, table: str, column: npt.NDArray[np.int32] | None, rows: Rows
@@ -172,10 +282,11 @@ class ScriptText:
         indices = np.full(len(rows), -1, np.int32) if column is None else column[rows]
         return self._tables[table].rows(indices)
 
-    def _tokens(self, registers: RegisterSet, own: SetShape, rows: Rows) -> list[Piece]:
+    def _tokens(
+        self, registers: RegisterSet, own: SetShape, rows: Rows, selection: Selection
+    ) -> list[Piece]:
         """Registers in the line, as perf prints them: NAME:0x1, YMM[3][0]:0x2."""
-        selection = self.selection or Selection.everything(registers.gpr_ids)
-        pieces: list[Piece] = [b" ABI:", text.decimal(registers.abi[rows])]
+        pieces: list[Piece] = [b"ABI:", text.decimal(registers.abi[rows])]
         gprs = [g for g in own.gprs if g in selection.gprs]
         if gprs:
             columns = [registers.gpr_ids.index(g) for g in gprs]
@@ -204,10 +315,11 @@ class ScriptText:
         pieces: list[Piece] = []
         if not {"regs", "vec"} & set(self.fields):
             return pieces
-        element = ELEMENTS[_ELEMENT_NAMES[shape.element] if shape.element >= 0 else "hex"]
+        style = self._styles[shape.element]
+        element = ELEMENTS[_ELEMENT_NAMES[style.element] if style.element >= 0 else "hex"]
         for name, registers in batch.sets.items():
             own = shape.sets[name]
-            selection = self.selection or Selection.everything(registers.gpr_ids)
+            selection = self._chosen(style, registers)
             block: list[Piece] = []
             if "vec" in self.fields:
                 block += vector_lines(
@@ -242,10 +354,23 @@ class ScriptText:
         return [b"".join(lines[a:b]) for a, b in pairwise(starts)]
 
 
+def _cpu(cpu: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    digits = text.right_aligned(text.decimal(np.maximum(cpu, 0)), 3)
+    digits = np.where(digits == ord(" "), np.uint8(ord("0")), digits)
+    return text.blank_where(digits, cpu < 0, b"---")
+
+
+def _used_note(style: _Style) -> bytes:
+    if style.used is None:
+        return b"regs:none(instruction not known)"
+    told = ",".join(sorted(style.elsewhere))
+    return f"{told}:none(of another instruction)".encode() if told else b""
+
+
 def _auto_note(element: int) -> bytes:
     if element < 0:
-        return b"lanes:hex(instruction not known) "
-    return b"lanes:%s(by instruction) " % _ELEMENT_NAMES[element].encode()
+        return b"lanes:hex(no one element type known)"
+    return b"lanes:%s(by instruction)" % _ELEMENT_NAMES[element].encode()
 
 
 def _verdicts(batch: SnapshotBatch, rows: Rows) -> npt.NDArray[np.uint8]:

@@ -66,6 +66,27 @@ def test_filters(recording: Path, options: list[str], times: str) -> None:
     assert [line.strip() for line in done.out.splitlines()] == [f"1.00{t}000000:" for t in times]
 
 
+def test_the_registers_that_an_instruction_uses(recording: Path) -> None:
+    done = run("script", "-i", recording, "--regs", "used", "--view", "auto", "-S", "axpy",
+               "--limit", "1")  # fmt: skip
+    header, *registers = done.out.splitlines()
+    assert header.endswith("lanes:f64(by instruction) insn: vaddpd ymm0,ymm0,ymm1")
+    assert registers == [
+        "    ymm0   5e-324d 1e-323d 1.5 2e-323d",
+        "    ymm1   2.1586e-320d 2.1586e-320d 2.1586e-320d 2.1586e-320d",
+    ]
+    chosen = run("script", "-i", recording, "-F", "insn", "-S", "dot").out
+    assert chosen == "insn: aesenc xmm0,xmm1\n"
+    assert run("script", "-i", recording, "--regs", "used,xmm0").code == 2
+
+
+def test_an_instruction_that_cannot_be_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "perf.data", [Sample()], binary="/nowhere")
+    lines = run("script", "-i", path, "--regs", "used").out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith(" user:coherent regs:none(instruction not known) insn: [unknown]")
+
+
 def test_what_is_hidden_is_told_in_one_line(recording: Path) -> None:
     done = run("script", "-i", recording, "-F", "ip", "--keep", "coherent")
     assert done.err == "perfxmm: 1 of 3 snapshots hidden (1 late); --keep late shows them\n"
