@@ -294,8 +294,9 @@ class Recording:
         """Which samples to give, and the classes each was asked for, by set."""
         asked = {name: self._asked[name][batch.event] for name in batch.sets}
         only = Policy.of(verdicts) if verdicts else None
-        # A sample that was asked for no register at all is as good as absent.
-        shown = np.full(len(batch), "absent" in (verdicts or policy.keep) & policy.keep)
+        # A sample that was asked for no register has nothing to be withheld: a plain perf
+        # recording is shown as it is.
+        shown = np.full(len(batch), only is None or "absent" in verdicts)
         for classes in asked.values():
             shown &= ~classes.any(axis=1)
         for name, registers in batch.sets.items():

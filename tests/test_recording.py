@@ -188,10 +188,15 @@ def test_judged_batches_still_tell_what_was_delivered(shared_data: Path) -> None
         assert not intr.vectors[intr.verdict[:, 1] == Verdict.FOREIGN].any()
 
 
-def test_samples_without_any_register_are_absent(shared_data: Path) -> None:
+def test_samples_without_any_register_are_shown_as_they_are(shared_data: Path) -> None:
+    """A plain perf recording: nothing was asked for, so nothing is withheld."""
     recording = perfxmm.open(shared_data / "perfdata" / "lpd.sleep.data")
-    assert rows(recording) == 0
-    assert dict(recording.account.hidden) == {"absent": 7}
-    (batch,) = recording.snapshots(keep=("all",))
+    (batch,) = recording.snapshots()
     assert len(batch) == 7
     assert batch.sets == {}
+    assert not recording.account.hidden
+    assert recording.account.bare == 7
+    filters = Filters(verdicts=frozenset({"coherent"}))
+    assert rows(recording, filters=filters) == 0
+    assert dict(recording.account.hidden) == {"absent": 7}
+

@@ -17,12 +17,9 @@ def closing_line(account: Account, policy: Policy, filters: Filters | None = Non
     parts = []
     by_verdict = filters is not None and bool(filters.verdicts)
     hidden = sum(account.hidden.values())
-    bare = 0 < account.bare == account.seen
     if account.seen == 0:
         matches = "no snapshot matches the filters"
         parts.append(matches if account.read else "the recording holds no samples")
-    elif bare:
-        parts.append("the recording holds no register samples, none were asked for")
     elif hidden:
         what = "snapshots have other verdicts" if by_verdict else "snapshots hidden"
         parts.append(f"{hidden:,} of {account.seen:,} {what} ({_told(account.hidden)})")
@@ -37,10 +34,7 @@ def closing_line(account: Account, policy: Policy, filters: Filters | None = Non
         parts.append(f"{account.lost:,} records lost while recording")
     if account.throttled:
         parts.append(f"sampling throttled {account.throttled:,} times")
-    if bare and hidden:
-        how = f"--keep absent shows its {hidden:,} samples without registers"
-    else:
-        how = _how(account, policy, by_verdict=by_verdict)
+    how = _how(account, policy, by_verdict=by_verdict)
     line = "; ".join(parts)
     return f"{line}; {how}" if how and line else line
 
