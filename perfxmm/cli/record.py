@@ -190,6 +190,9 @@ def _say_result(say: Callable[[str], None], result: RecordResult, verbose: bool)
     say(line)
     if verbose:
         say(f"source {result.source}, {result.elapsed_s:.2f} s")
+        for name, value in result.details.items():
+            if value not in (0, "", None, [], {}):
+                say(f"  {name}: {value}")
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
