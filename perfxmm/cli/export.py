@@ -93,10 +93,11 @@ def export(
     from perfxmm.exports.redaction import Redaction
 
     redaction = Redaction(redact, recording.instructions.crypto if redact == "crypto" else None)
-    batches = limited(recording.judged(policy, filters=filters), limit)
+    batches = redaction.noted(limited(recording.judged(policy, filters=filters), limit), policy)
     # Of a few samples, a second process would make text in vain.
     alone = limit is not None
     _write(chosen, output, force, recording, batches, policy, redaction, view, alone=alone)
+    recording.account.redacted = redaction.removed
     options.close(recording, policy, filters)
 
 

@@ -2,6 +2,7 @@
 
 The same names and nesting as in JSON, with two differences that lose nothing: 64-bit values are
 uint64 instead of hexadecimal strings, and `gpr` has a null where JSON leaves the register out.
+The schema's name stands in the file's key-value metadata, under "schema".
 Needs pyarrow, the `parquet` extra.
 """
 
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.analysis.lanes import KINDS
 from perfxmm.analysis.names import CPUMODE_NAMES, NameTables
+from perfxmm.analysis.report import WIDTHS
 from perfxmm.analysis.shown import (
     GPR,
     IP_ID,
@@ -30,7 +33,7 @@ from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.errors import NotSupported
 from perfxmm.exports.jsonl import SCHEMA
-from perfxmm.exports.redaction import Redaction
+from perfxmm.exports.redaction import STATISTICS_VIEW, Redaction, statistics_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -99,7 +102,10 @@ def record_batch(
         "build_id": _strings(pa, names.build_ids, dso),
         "source": pa.array([names.source or None], pa.string()).take(pa.array(np.zeros(n, int))),
         "sets": _struct(pa, {
-            name: _set(pa, registers, names, policy, redacted)
+            name: _set(
+                pa, registers, names, policy, redacted,
+                statistics=redaction is not None and redaction.statistics,
+            )
             for name, registers in batch.sets.items()
         }, n),
     }  # fmt: skip
@@ -114,7 +120,8 @@ def _table(pa: Any, batches: list[Any]) -> Any:
 
 
 def _set(
-    pa: Any, registers: RegisterSet, names: NameTables, policy: Policy, redacted: Bool | None
+    pa: Any, registers: RegisterSet, names: NameTables, policy: Policy, redacted: Bool | None,
+    *, statistics: bool,
 ) -> Any:
     n = len(registers.abi)
     visible = policy.visible(registers.verdict)
@@ -133,7 +140,7 @@ def _set(
     masks = np.arange(registers.predicates.shape[1]) < count[:, None]
     shown = np.broadcast_to(visible[:, OPMASK, None], masks.shape)
     labels = [verdict.label for verdict in sorted(Verdict)]
-    return _struct(pa, {
+    columns = {
         "ip": ip, "gpr": _struct(pa, gpr, n), "vector_bits": pa.array(bits.astype(np.uint16)),
         "vector": _vectors(pa, registers, visible),
         "opmask": pa.ListArray.from_arrays(
@@ -145,7 +152,19 @@ def _set(
         }, n),
         "reasons": _reasons(pa, registers.reason),
         "init": _initial(pa, initial(registers)),
-    }, n)  # fmt: skip
+    }  # fmt: skip
+    if statistics:
+        columns["stats"] = _statistics(pa, registers, policy)
+    return _struct(pa, columns, n)
+
+
+def _statistics(pa: Any, registers: RegisterSet, policy: Policy) -> Any:
+    n = len(registers.abi)
+    counts, widest = statistics_of(registers, policy, np.arange(n))
+    columns = {"view": _strings(pa, [STATISTICS_VIEW], np.zeros(n, np.int32))}
+    columns |= {kind: pa.array(counts[kind]) for kind in ("lanes", *KINDS)}
+    columns["widest"] = _strings(pa, WIDTHS[1:], widest.astype(np.int32) - 1)
+    return _struct(pa, columns, n)
 
 
 def _vectors(pa: Any, registers: RegisterSet, visible: Bool) -> Any:

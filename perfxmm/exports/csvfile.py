@@ -1,7 +1,8 @@
 """CSV: the fields of schema perfxmm.snapshot/1, flat, one line per sample.
 
 Column names are the JSON paths: `user.gpr.AX`, `user.vector[3][0]`, `user.verdict.ymm`. An empty
-field is null. `reasons` and `init` are joined by spaces.
+field is null. `reasons` and `init` are joined by spaces. Where all values are redacted, lane
+statistics take their place, as in JSON: `user.stats.nan`.
 
 Text that came with the recording (commands, symbols, paths, event names) may be hostile: controls
 are written as backslash escapes, and a text that a spreadsheet would take for a formula (it
@@ -18,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxmm.analysis import textcolumns as text
+from perfxmm.analysis.lanes import KINDS
 from perfxmm.analysis.names import CPUMODE_NAMES, EncodedTable, NameTables
+from perfxmm.analysis.report import WIDTHS
 from perfxmm.analysis.shapes import Shape, shapes_of
 from perfxmm.analysis.shown import IP_ID, Policy
 from perfxmm.analysis.textcolumns import Piece
@@ -26,7 +29,7 @@ from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.exports.jsonl import SCHEMA
-from perfxmm.exports.redaction import Redaction
+from perfxmm.exports.redaction import STATISTICS, STATISTICS_VIEW, Redaction, statistics_of
 
 _SCALARS = (
     "schema", "time_ns", "pid", "tid", "cpu", "comm", "event", "period", "ip", "cpumode",
@@ -83,6 +86,8 @@ class CsvLines:
             columns += [f"{name}.opmask[{k}]" for k in range(registers.predicates.shape[1])]
             columns += [f"{name}.verdict.{cls}" for cls in VERDICT_CLASSES]
             columns += [f"{name}.reasons", f"{name}.init"]
+            if self.redaction.statistics:
+                columns += [f"{name}.stats.{key}" for key in STATISTICS]
         return ",".join(columns).encode() + b"\n"
 
     def lines(self, batch: SnapshotBatch) -> Iterator[memoryview]:
@@ -126,6 +131,8 @@ class CsvLines:
         ]  # fmt: skip
         for name, registers in batch.sets.items():
             pieces += _set(registers, name, shape, rows)
+            if self.redaction.statistics:
+                pieces += _statistics(registers, self.policy, rows)
         return text.assemble([*pieces, b"\n"], len(rows))
 
 
@@ -171,3 +178,13 @@ def _set(
     reasons = [" ".join(reason_names(bits)).encode() for bits in used.tolist()]
     initial = " ".join(c for c, i in zip(VERDICT_CLASSES, own.initial, strict=True) if i)
     return [*pieces, b",", text.from_table(reasons, inverse), b"," + initial.encode()]
+
+
+def _statistics(
+    registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
+) -> list[Piece]:
+    counts, widest = statistics_of(registers, policy, rows)
+    pieces: list[Piece] = [b"," + STATISTICS_VIEW.encode()]
+    for kind in ("lanes", *KINDS):
+        pieces += [b",", text.decimal(counts[kind])]
+    return [*pieces, b",", text.choose([b"", *(w.encode() for w in WIDTHS[1:])], widest)]

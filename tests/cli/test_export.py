@@ -137,6 +137,15 @@ def test_redaction_of_all_values(recording: Path) -> None:
         assert json.loads(line)["sets"]["user"]["stats"]["widest"] == "ymm"
 
 
+@pytest.mark.parametrize(("mode", "count"), [("values", 4), ("crypto", 3)])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_how_many_lost_their_values_is_told(
+    recording: Path, tmp_path: Path, mode: str, count: int, kind: str
+) -> None:
+    done = run("export", "-i", recording, "--redact", mode, "-o", tmp_path / f"out.{kind}")
+    assert done.err == f"perfxmm: values of {count} of 4 snapshots removed (--redact)\n"
+
+
 def test_the_format_follows_the_name(recording: Path, tmp_path: Path) -> None:
     for ending in ("jsonl", "csv", "parquet"):
         done = run("export", "-i", recording, "-o", tmp_path / f"x.{ending}")

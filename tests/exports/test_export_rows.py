@@ -17,7 +17,7 @@ from support.fake_batches import VERDICT, batch, f64, names, register_set
 from perfxmm.analysis.shown import Policy
 from perfxmm.coherence.reasons import REASONS
 from perfxmm.errors import OutputError
-from perfxmm.exports.arrow import table_of, write_parquet
+from perfxmm.exports.arrow import record_batch, table_of, write_parquet
 from perfxmm.exports.csvfile import CsvLines, csv_field
 from perfxmm.exports.jsonl import JsonLines, json_string
 from perfxmm.exports.output import open_output
@@ -157,6 +157,48 @@ def test_redaction_of_all_values_keeps_statistics() -> None:
         "negative_zero": 0, "widest": "ymm",
     }  # fmt: skip
     assert own["verdict"]["ymm"] == "coherent"
+
+
+def test_csv_and_parquet_keep_the_same_statistics() -> None:
+    vectors = np.ones((3, 16, 4), np.uint64)
+    vectors[0, 0, :2] = f64(float("nan"), -0.0)
+    vectors[1] = 0
+    user = register_set("user", vectors, verdict={"ymm": "coherent"})
+    user.verdict[2, :] = VERDICT["foreign"]
+    made, policy, redaction = batch(user), Policy.of(["all"]), Redaction("values")
+    told = [one["sets"]["user"]["stats"]
+            for one in objects(JsonLines(names(), policy, redaction=redaction), made)]  # fmt: skip
+    assert [one["widest"] for one in told] == ["ymm", "none", None]
+    assert told[0]["nan"] == told[0]["negative_zero"] == 1
+    table = record_batch(made, names(), policy, redaction).to_pylist()
+    assert [row["sets"]["user"]["stats"] for row in table] == told
+    assert [row["sets"]["user"]["vector"] for row in table] == [[None] * 16] * 3
+    writer = CsvLines(names(), policy, redaction)
+    text = (writer.header(made) + b"".join(writer.lines(made))).decode()
+    for row, one in zip(csv.DictReader(io.StringIO(text)), told, strict=True):
+        assert None not in row
+        assert {key: row[f"user.stats.{key}"] for key in one} == {
+            key: "" if value is None else str(value) for key, value in one.items()
+        }
+        assert row["user.vector[0][0]"] == ""
+    assert "stats" not in CsvLines(names(), policy).header(made).decode()
+
+
+def test_samples_that_lose_values_are_counted() -> None:
+    vectors = np.ones((3, 16, 2), np.uint64)
+    user = register_set("user", vectors)
+    user.verdict[2, :] = VERDICT["foreign"]  # has no value to lose
+    for redaction, removed in (
+        (Redaction(""), 0), (Redaction("values"), 2), (Redaction("crypto"), 2),
+        (Redaction("crypto", lambda b: np.array([True, False, True])), 1),
+    ):  # fmt: skip
+        (one,) = redaction.noted(iter([batch(user)]), Policy())
+        assert redaction.removed == removed
+        rows = redaction.rows(one)
+        assert (rows is None) == (redaction.mode == "")
+        if redaction.crypto_at:
+            assert rows is not None
+            assert rows.tolist() == [True, False, True]
 
 
 def test_redaction_of_cryptography_goes_by_sample_and_fails_closed() -> None:
