@@ -24,8 +24,7 @@ class Account:
     hidden: samples not shown, by their most useful verdict.
     withheld: classes without values in samples that are shown, by verdict; a class that was
         never delivered (absent) hides nothing and is not counted.
-    bare: samples for which no register was asked for. redacted: shown ones whose values an export
-        was told to leave out.
+    redacted: shown samples whose values an export was told to leave out.
     lost: records that the kernel or the recorder could not write; throttled: how often sampling
         was stopped because it came too often.
     """
@@ -39,7 +38,6 @@ class Account:
     lost: int = 0
     throttled: int = 0
     read: int = 0
-    bare: int = 0
     redacted: int = 0
 
     def count(
@@ -48,10 +46,6 @@ class Account:
         """Adds a judged batch. asked: bool [n, classes] per set; shown: bool [n]."""
         self.seen += len(batch)
         self.shown += int(np.count_nonzero(shown))
-        wanted = np.zeros(len(batch), np.bool_)
-        for name in batch.sets:
-            wanted |= asked[name].any(axis=1)
-        self.bare += int(np.count_nonzero(~wanted))
         for name, registers in batch.sets.items():
             visible = policy.visible(registers.verdict)
             for column, class_name in enumerate(VERDICT_CLASSES):

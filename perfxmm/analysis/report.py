@@ -35,6 +35,7 @@ from perfxmm.analysis.shown import (
 )  # fmt: skip
 from perfxmm.coherence.model import RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import REASONS
+from perfxmm.coherence.verdicts import Verdict
 
 if TYPE_CHECKING:
     # The disassembler is only for those who look at code.
@@ -235,7 +236,7 @@ class ReportBuilder:
         verdicts = [r.verdict for r in batch.sets.values()]
         best = best_verdict(verdicts, [np.ones(v.shape, np.bool_) for v in verdicts])
         if not verdicts:
-            best = np.zeros(n, np.uint8)
+            best = np.full(n, Verdict.ABSENT, np.uint8)
         return [
             np.ones(n), batch.period.astype(np.float64), *widths, counts["lanes"],
             *(counts[kind] for kind in KINDS),

@@ -79,6 +79,11 @@ def _table(report: Report, rows: list[list[str]]) -> Table:
 
 def elements_line(report: Report) -> str:
     """Which registers' lanes were counted in which element type, and how many samples were not."""
+    if report.lanes == "used" and report.total == report.widths.get("unseen"):
+        return (
+            "no lanes counted: no known instruction, or no vector registers to show (--lanes all "
+            "counts every register)"
+        )
     by_instruction = report.view == "auto"
     untyped = report.elements.get(UNTYPED, 0)
     counted = {name: n for name, n in sorted(report.elements.items()) if name != UNTYPED}

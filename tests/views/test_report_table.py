@@ -133,6 +133,11 @@ def test_which_lanes_were_counted_is_told() -> None:
     )
     fixed = Report("symbol", "f32", 3, [], {"f32": 3}, "used", {"ymm": 3})
     assert elements_line(fixed) == "lanes of the registers each instruction reads, counted as f32"
+    nothing = Report("symbol", "auto", 3, [], {}, "used", {"unseen": 3})
+    assert elements_line(nothing) == (
+        "no lanes counted: no known instruction, or no vector registers to show (--lanes all "
+        "counts every register)"
+    )
 
 
 def test_a_verdict_that_all_rows_share_is_told_once() -> None:
@@ -179,8 +184,6 @@ def test_foreign_values_are_never_promised_by_keep() -> None:
 def test_why_there_is_nothing_to_show() -> None:
     assert closing_line(Account(), Policy()) == "the recording holds no samples"
     assert closing_line(Account(read=7), Policy()) == "no snapshot matches the filters"
-    bare = Account(read=5, seen=5, shown=5, bare=5)
-    assert closing_line(bare, Policy()) == ""
 
 
 def test_redacted_values_are_counted() -> None:
