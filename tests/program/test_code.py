@@ -18,6 +18,8 @@ ROWS = [
     ("f20f58c1", "addsd xmm0,xmm1", "f64", True, False),
     ("f30f51c1", "sqrtss xmm0,xmm1", "f32", True, False),
     ("0f1000", "movups xmm0,[rax]", None, False, False),
+    ("c5fc1000", "vmovups ymm0,[rax]", None, False, False),
+    ("c5f057c1", "vxorps xmm0,xmm1,xmm1", None, False, False),
     ("c5fd1000", "vmovupd ymm0,[rax]", "f64", False, False),
     ("f30f6f00", "movdqu xmm0,[rax]", None, False, False),
     ("660fefc0", "pxor xmm0,xmm0", None, False, False),
@@ -66,6 +68,7 @@ def test_registers_read_and_written() -> None:
     assert found.reads == ("YMM0", "YMM1", "YMM2")
     assert found.writes == ("ZMM0",)
     assert found.vector
+    assert found.operands == ("YMM0", "YMM1", "YMM2")
 
 
 @pytest.mark.parametrize("code", [b"", b"\x0f", b"\xc4\xe2", b"\x06"])
