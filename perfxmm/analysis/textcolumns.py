@@ -139,6 +139,19 @@ def right_aligned(rows: U8, width: int) -> U8:
     """`rows` with each row padded on the left with spaces to `width` characters (ASCII only)."""
     if _whole(rows):
         return np.concatenate([_blanks(rows, width), rows], axis=1)
+    there = rows != 0
+    if not (there[:, :-1] & ~there[:, 1:]).any():  # numbers: their 0 bytes are in front
+        out = np.concatenate([_blanks(rows, width), rows], axis=1)
+        last = out[:, out.shape[1] - width :]
+        last[last == 0] = _BLANK
+        return out
+    if rows.shape[1] <= width and not (there[:, 1:] & ~there[:, :-1]).any():  # strings
+        lengths = _lengths(rows)
+        out = np.full((len(rows), width), _BLANK, np.uint8)
+        for length in np.flatnonzero(np.bincount(lengths)).tolist():
+            same = lengths == length
+            out[same, width - length :] = rows[same, :length]
+        return out
     missing = np.maximum(width - _lengths(rows), 0)
     pad = np.arange(width) < missing[:, None]
     return np.concatenate([np.where(pad, np.uint8(ord(" ")), np.uint8(0)), rows], axis=1)
@@ -196,6 +209,13 @@ def from_table(table: Sequence[bytes], inverse: npt.NDArray[np.intp]) -> U8:
     return matrix.reshape(len(table), width)[inverse]
 
 
+def picked(column: U64, rows: npt.NDArray[np.intp]) -> U64:
+    """column[rows] of ascending rows, without a copy where they are neighbours."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1:
+        return column[int(rows[0]) : int(rows[-1]) + 1]
+    return column[rows]
+
+
 def constant(text: bytes, n: int) -> U8:
     """`text` in every row."""
     return np.ndarray((n, len(text)), np.uint8, text, 0, (0, 1))
@@ -205,6 +225,8 @@ def blank_where(rows: U8, mask: npt.NDArray[np.bool_], instead: bytes = b"") -> 
     """`rows`, but `instead` where `mask` holds."""
     if not mask.any():
         return rows
+    if mask.all():
+        return constant(instead, len(rows))
     width = max(rows.shape[1], len(instead))
     out = np.zeros((len(rows), width), np.uint8)
     out[:, : rows.shape[1]] = rows

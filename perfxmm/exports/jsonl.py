@@ -215,7 +215,7 @@ def _vectors(
         # but where it does (only that class is kept) the lower words are null.
         start = seen.index(True)
         stop = len(seen) - seen[::-1].index(True)
-        words = registers.vectors[rows, first:last, start:stop]
+        words = text.picked(registers.vectors, rows)[:, first:last, start:stop]
         pieces.append(
             text.word_block(
                 words, open_register=b"[" + b"null," * start, before=b'"0x', between=b'",',

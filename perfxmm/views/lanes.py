@@ -177,7 +177,11 @@ def _hex_lines(
     registers: RegisterSet, rows: Rows, numbers: list[int], words: int, name: str, msb_first: bool
 ) -> Piece:
     """The everyday case in one piece: whole registers as raw words."""
-    values = registers.vectors[rows][:, numbers, :words]
+    values = text.picked(registers.vectors, rows)
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        values = values[:, numbers[0] : numbers[-1] + 1, :words]
+    else:
+        values = values[:, numbers, :words]
     if msb_first:
         values = values[:, :, ::-1]
     literals: list[bytes] = []

@@ -131,7 +131,8 @@ class ScriptText:
             uses = self.code.uses(batch)
         shapes = shapes_of(batch, self.policy, elements=self._style_of(batch, uses, ip))
         words = sum(s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values())
-        row_bytes = 200 + 60 * (min(words, _USED_WORDS) if self.regs_used else words)
+        word_bytes = 24 if self.view == "hex" else 60
+        row_bytes = 200 + word_bytes * (min(words, _USED_WORDS) if self.regs_used else words)
         chains = self._chains(batch) if "chain" in self.fields else None
         for run in text.runs(len(batch), row_bytes):
             yield self._run(batch, shapes, run, ip, chains, uses)
@@ -238,9 +239,9 @@ class ScriptText:
             columns.append([b"(", self._names("dso", batch.dso, rows), b")"])
         if "build_id" in has:
             columns.append([self._names("build_id", batch.dso, rows)])
-        if "verdict" in has:
+        if "verdict" in has and batch.sets:
             columns.append([_verdicts(batch, rows)])
-        if "reason" in has:
+        if "reason" in has and batch.sets:
             columns.append([b"[", _reasons(batch, rows), b"]"])
         if self.view == "auto" and (not self.regs_used or (style.used and style.used.vectors)):
             columns.append([_auto_note(style.element)])
@@ -302,7 +303,11 @@ class ScriptText:
             if seen
         ]
         if places:
-            values = registers.vectors[rows][:, *np.array(places).T]
+            values = text.picked(registers.vectors, rows)
+            if len(places) == values.shape[1] * values.shape[2]:
+                values = values.reshape(len(rows), -1)
+            else:
+                values = values[:, *np.array(places).T]
             labels = [f" {prefix}[{register}][{word}]:0x".encode() for register, word in places]
             pieces.append(text.Words(values, [*labels, b""]))
         for k in range(own.predicates):

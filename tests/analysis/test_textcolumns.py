@@ -105,6 +105,20 @@ def test_squeezing_drops_the_zeros_and_nothing_else(
     assert bytes(text.squeeze(rows)) == rows.tobytes().replace(b"\0", b"")
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(-999, 9999), st.just(-1)), min_size=1, max_size=12),
+    st.lists(st.text("abc", max_size=9), min_size=1, max_size=12), st.integers(1, 12),
+)  # fmt: skip
+def test_alignment_is_that_of_format(numbers: list[int], strings: list[str], width: int) -> None:
+    digits = text.decimal(np.array(numbers, np.int64))
+    assert lines(text.right_aligned(digits, width)) == [b"%*d" % (width, n) for n in numbers]
+    assert lines(text.left_aligned(digits, width)) == [b"%-*d" % (width, n) for n in numbers]
+    names = text.choose([s.encode() for s in strings], np.arange(len(strings)))
+    assert lines(text.right_aligned(names, width)) == [s.rjust(width).encode() for s in strings]
+    assert lines(text.left_aligned(names, width)) == [s.ljust(width).encode() for s in strings]
+
+
 def test_runs_cover_everything_once() -> None:
     found = list(text.runs(1000, text.RUN_BYTES // 100))
     assert [r.start for r in found] == list(range(0, 1000, 100))
