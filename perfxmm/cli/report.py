@@ -12,7 +12,7 @@ EXAMPLES = """
 Examples:
 
   Where snapshots fell, the width of the vector instructions there, and the NaN and subnormal
-  numbers in the registers they use:
+  numbers in the registers they read:
     perfxmm report
 
   Threads of one process, all their registers counted as floats, for a program to read:
