@@ -80,6 +80,11 @@ def test_no_blanks_end_a_line(fields: str) -> None:
             assert line == line.rstrip()
 
 
+def test_samples_without_registers_have_no_verdict() -> None:
+    lines = text_of(batch(n=1), "ip,sym,verdict,reason,iregs,uregs,regs,vec")
+    assert lines == ["          401000 axpy"]
+
+
 class FakeCode:
     """Instructions by sample; None: not known."""
 
