@@ -195,7 +195,7 @@ def test_samples_without_any_register_are_shown_as_they_are(shared_data: Path) -
     assert len(batch) == 7
     assert batch.sets == {}
     assert not recording.account.hidden
-    assert recording.account.bare == 7
+    assert recording.account.shown == 7
     filters = Filters(verdicts=frozenset({"coherent"}))
     assert rows(recording, filters=filters) == 0
     assert dict(recording.account.hidden) == {"absent": 7}
