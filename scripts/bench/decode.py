@@ -61,6 +61,7 @@ def main() -> int:
             "export": [*perfxmm, "export", "--format", "jsonl", "--keep", "all", "-i", path,
                        "-o", "/dev/null", "--force"],
             "script": [*perfxmm, "script", "--keep", "all", "-F", "ip,sym,iregs", "-i", path],
+            "blocks": [*perfxmm, "script", "--keep", "all", "-i", path],
         }  # fmt: skip
         others = [functools.partial(run, command) for command in commands.values()]
         # A run of decoding takes some milliseconds: more of them, for as quiet a moment.
@@ -75,6 +76,8 @@ def main() -> int:
         for name, ours, theirs, least in (
             ("perf script -F ip,sym,iregs / decode to columns", columns_s, "perf", 30.0),
             ("perf script -F ip,sym,iregs / perfxmm script", seconds["script"], "perf", 1.0),
+            ("perf script -F ip,sym,iregs / perfxmm script, block form", seconds["blocks"], "perf",
+             1.0),
             ("perf script -F ip,sym,iregs / perfxmm export jsonl", seconds["export"], "perf", 1.0),
             ("perf script, JSON's fields / perfxmm export jsonl", seconds["export"],
              "perf, JSON's fields", None),

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,6 +99,26 @@ def test_a_full_file_in_whosever_turn_it_is(
     assert done.stderr.splitlines()[0].startswith("perfxmm: the export could not be written")
     assert len(done.stderr.splitlines()) == 2
     assert out.read_bytes() == exported[:limit]
+
+
+def test_a_lean_start_that_leaves_no_trace(recording: Path) -> None:
+    """Only what is needed is imported, no thread runs, and the environment is as it was."""
+    program = (
+        "import os, sys\n"
+        "from perfxmm.cli.main import main\n"
+        "before = dict(os.environ)\n"
+        "code = main(sys.argv[1:])\n"
+        "heavy = {'pydantic', 'elftools', 'pyarrow', 'iced_x86', 'rich'}\n"
+        "print(code, sorted(heavy & set(sys.modules)), before == dict(os.environ),\n"
+        "      len(os.listdir('/proc/self/task')), file=sys.stderr)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "script", "-i", str(recording), "--pid", "1"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    # The ELF parser: the recording has mappings of a binary that is there.
+    assert done.stderr.splitlines()[-1] == "0 ['elftools'] True 1"
 
 
 class Running:
