@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one busy thread: easier to
 import numpy as np
 
 PI = 3.141592653589793
-N = 4096
+N = 16384
 
 
 def constants(x: np.ndarray, out: np.ndarray) -> None:
@@ -52,8 +52,8 @@ def main(seconds: float = 3.0) -> int:
     holes[1::16] = np.inf
     tiny = np.full(N, 1e-300, dtype=np.float64)
     singles = np.linspace(1.0, 2.0, N, dtype=np.float32)
-    a = np.random.default_rng(1).random((128, 128))
-    out, out32, product = np.empty(N), np.empty(N, np.float32), np.empty((128, 128))
+    a = np.random.default_rng(1).random((64, 64))
+    out, out32, product = np.empty(N), np.empty(N, np.float32), np.empty((64, 64))
     phases = (
         lambda: constants(pis, out),
         lambda: not_numbers(holes, out),
