@@ -15,6 +15,7 @@ from perfxmm.analysis.account import Account
 from perfxmm.analysis.filters import Filters
 from perfxmm.analysis.names import CODE_OFFSET, NameTables
 from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, withhold
+from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.kernel.attr import EventAttr
@@ -105,9 +106,14 @@ class Recording:
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
             )
-        if self.metadata is not None and self.metadata.redact == "values":
+        if self.values_redacted:
             notes.append("register values were left out when this was recorded (--redact values)")
         return notes
+
+    @property
+    def values_redacted(self) -> bool:
+        """Whether the recorder wrote lane counts in place of values (--redact values)."""
+        return self.metadata is not None and self.metadata.redact == "values"
 
     @property
     def comms(self) -> Sequence[str]:
@@ -213,9 +219,11 @@ class Recording:
         Needs the `parquet` extra (pyarrow); raises NotSupported without it.
         """
         from perfxmm.exports.arrow import table_of
+        from perfxmm.exports.redaction import Redaction
 
         policy = Policy.of(keep, unsafe_foreign)
-        return table_of(self.judged(policy, filters=filters), self.names, policy)
+        redaction = Redaction(recorded=self.values_redacted)
+        return table_of(self.judged(policy, filters=filters), self.names, policy, redaction)
 
     def _public(
         self, policy: Policy, wanted: set[str], batch_samples: int, filters: Filters | None
@@ -304,6 +312,9 @@ class Recording:
             if only is not None:
                 kept &= only.kept(registers.verdict)
             shown |= kept.any(axis=1)
+        if self.values_redacted and (only is None or "absent" in verdicts):
+            # Nor has one whose values were never written: what is left of it is harmless.
+            shown |= any_redacted(batch)
         return shown, asked
 
 

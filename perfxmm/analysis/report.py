@@ -33,6 +33,13 @@ from perfxmm.analysis.shown import (
     present_words_at,
     primary_set,
 )  # fmt: skip
+from perfxmm.analysis.statistics import (
+    COUNTED_AS,
+    NOT_COUNTED,
+    recorded,
+    recorded_lanes,
+    recorded_qwords,
+)  # fmt: skip
 from perfxmm.coherence.model import RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import REASONS
 from perfxmm.coherence.verdicts import Verdict
@@ -67,7 +74,9 @@ class ReportRow:
     samples: shown snapshots. period: sum of their event periods. share: samples / total, with
     its 95 % interval low..high. widths: samples by widest class in use (WIDTHS).
     lanes: counted lanes, and how many of them were nan, inf, subnormal, zero (-0.0 included) and
-    negative_zero. verdicts: samples by the most useful verdict among the classes asked for.
+    negative_zero; the recorder, where it counted in place of values, did not count the last one,
+    which is left out then. verdicts: samples by the most useful verdict among the classes asked
+    for.
     """
 
     symbol: str = ""
@@ -101,7 +110,8 @@ class Report:
 
     elements: samples with vectors to count by the element type that was used (several with view
     "auto"); those under "unknown" were not counted. lanes: of LANES. widths: as in a row, of all
-    rows, also of those that a limit left out.
+    rows, also of those that a limit left out. recorded: samples whose widths and counts are the
+    recorder's, made in place of values; they are of all registers, and of COUNTED_AS only.
     """
 
     sort: str
@@ -111,9 +121,10 @@ class Report:
     elements: dict[str, int] = field(default_factory=dict)
     lanes: str = "all"
     widths: dict[str, int] = field(default_factory=dict)
+    recorded: int = 0
 
 
-_COLUMNS = ("samples", "period", *WIDTHS, "lanes", *KINDS, *VERDICT_NAMES)
+_COLUMNS = ("samples", "period", "recorded", *WIDTHS, "lanes", *KINDS, *VERDICT_NAMES)
 
 
 class ReportBuilder:
@@ -139,6 +150,7 @@ class ReportBuilder:
         self.lanes = lanes
         self.uses_of = uses_of
         self.total = 0
+        self.recorded = 0
         self._elements: dict[str, int] = {}
         # Key -> (sums in the order of _COLUMNS, columns that name the row).
         self._sums: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
@@ -188,8 +200,9 @@ class ReportBuilder:
         if limit is not None:
             rows = rows[:limit]
         return Report(
-            self.sort, self.view, self.total, rows, dict(self._elements), self.lanes,
-            {name: count for name, count in widths.items() if count},
+            self.sort, self._recorded_view if self.recorded else self.view, self.total, rows,
+            dict(self._elements), "all" if self.recorded else self.lanes,
+            {name: count for name, count in widths.items() if count}, self.recorded,
         )
 
     def _keys(
@@ -233,12 +246,15 @@ class ReportBuilder:
                 self._count_used(registers, rows, uses, elements, widths, counts)
             else:
                 self._count_all(registers, rows, elements, widths, counts)
+        told = recorded(batch)
+        if told.any():
+            self._count_recorded(batch, np.flatnonzero(told), widths, counts)
         verdicts = [r.verdict for r in batch.sets.values()]
         best = best_verdict(verdicts, [np.ones(v.shape, np.bool_) for v in verdicts])
         if not verdicts:
             best = np.full(n, Verdict.ABSENT, np.uint8)
         return [
-            np.ones(n), batch.period.astype(np.float64), *widths, counts["lanes"],
+            np.ones(n), batch.period.astype(np.float64), told, *widths, counts["lanes"],
             *(counts[kind] for kind in KINDS),
             *(best == code for code in range(len(VERDICT_NAMES))),
         ]  # fmt: skip
@@ -304,6 +320,25 @@ class ReportBuilder:
             for kind, values in found.items():
                 counts[kind][rows[mine]] = values
 
+    @property
+    def _recorded_view(self) -> str:
+        return "f64" if self.view == "auto" else self.view
+
+    def _count_recorded(
+        self, batch: SnapshotBatch, rows: npt.NDArray[np.intp], widths: I64,
+        counts: dict[str, I64],
+    ) -> None:
+        """Adds the samples `rows` whose registers the recorder has counted."""
+        self.recorded += len(rows)
+        widths[UNSEEN, rows] = 0
+        widths[recorded_widths(batch, rows), rows] = 1
+        view = self._recorded_view
+        name = view if view in COUNTED_AS else UNTYPED
+        self._elements[name] = self._elements.get(name, 0) + len(rows)
+        if view in COUNTED_AS:
+            for kind, values in recorded_lanes(batch, rows, view).items():
+                counts[kind][rows] = np.where(values == NOT_COUNTED, 0, values)
+
     def _element_indices(self, n: int, uses: Uses | None) -> npt.NDArray[np.integer]:
         if self.view == "auto" and uses is not None:
             return uses.element
@@ -325,6 +360,8 @@ class ReportBuilder:
             lanes={k: value[k] for k in ("lanes", *KINDS)},
             verdicts={v: value[v] for v in VERDICT_NAMES if value[v]},
         )  # fmt: skip
+        if value["recorded"]:
+            del row.lanes["negative_zero"]
         names = self.names
         if self.sort in ("symbol", "ip"):
             row.symbol = names.symbols[symbol] if symbol >= 0 else ""
@@ -358,7 +395,18 @@ def widest_in_use(words: npt.NDArray[np.uint64], data: Bool) -> npt.NDArray[np.i
     return out
 
 
+def recorded_widths(batch: SnapshotBatch, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int8]:
+    """Index into WIDTHS of the widest class in use, as the recorder counted it: int8 [n]."""
+    qwords = recorded_qwords(batch, rows)
+    out = np.full(len(rows), UNSEEN, np.int8)
+    for code, count in (
+        (NONE_IN_USE, 0), (XMM_IN_USE, 2), (YMM_IN_USE, 4), (ZMM_IN_USE, 8),
+    ):  # fmt: skip
+        out[qwords == count] = code
+    return out
+
+
 __all__ = [
     "LANES", "SORT_KEYS", "UNTYPED", "WIDTHS", "Report", "ReportBuilder", "ReportRow",
-    "widest_in_use",
+    "recorded_widths", "widest_in_use",
 ]  # fmt: skip

@@ -92,7 +92,10 @@ def export(
     from perfxmm.analysis.shown import limited
     from perfxmm.exports.redaction import Redaction
 
-    redaction = Redaction(redact, recording.instructions.crypto if redact == "crypto" else None)
+    redaction = Redaction(
+        redact, recording.instructions.crypto if redact == "crypto" else None,
+        recorded=recording.values_redacted,
+    )  # fmt: skip
     batches = redaction.noted(limited(recording.judged(policy, filters=filters), limit), policy)
     # Of a few samples, a second process would make text in vain.
     alone = limit is not None

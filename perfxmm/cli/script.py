@@ -98,8 +98,10 @@ def script(
     columns = {"gprs", "vectors", "predicates"}
     if as_json:
         from perfxmm.exports.jsonl import JsonLines
+        from perfxmm.exports.redaction import Redaction
 
-        writer = JsonLines(names, policy, "" if view == "hex" else view, element_of)
+        redaction = Redaction(recorded=recording.values_redacted)
+        writer = JsonLines(names, policy, "" if view == "hex" else view, element_of, redaction)
     else:
         if selection is not None and selection.gprs and "regs" not in wanted:
             wanted = [*wanted, "regs"]

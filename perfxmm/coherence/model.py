@@ -1,5 +1,11 @@
 """The data model as the rooms after this one see it: a batch that has verdicts."""
 
-from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.batch import (
+    STATISTICS,
+    VERDICT_CLASSES,
+    Bool,
+    RegisterSet,
+    SnapshotBatch,
+)
 
-__all__ = ["VERDICT_CLASSES", "Bool", "RegisterSet", "SnapshotBatch"]
+__all__ = ["STATISTICS", "VERDICT_CLASSES", "Bool", "RegisterSet", "SnapshotBatch"]

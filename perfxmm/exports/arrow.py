@@ -28,6 +28,7 @@ from perfxmm.analysis.shown import (
     initial,
     words_of_class,
 )
+from perfxmm.analysis.statistics import NOT_COUNTED
 from perfxmm.coherence.model import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
@@ -42,11 +43,12 @@ _LOW_REGISTERS, _ALL_REGISTERS = 16, 32
 
 
 def table_of(
-    batches: Iterable[SnapshotBatch], names: NameTables, policy: Policy
+    batches: Iterable[SnapshotBatch], names: NameTables, policy: Policy,
+    redaction: Redaction | None = None,
 ) -> pyarrow.Table:
     """One table of all batches, `Recording.judged` ones. Without any sample it has no columns."""
     pa = _pyarrow()
-    return _table(pa, [record_batch(batch, names, policy) for batch in batches])
+    return _table(pa, [record_batch(batch, names, policy, redaction) for batch in batches])
 
 
 def write_parquet(
@@ -103,7 +105,7 @@ def record_batch(
         "source": pa.array([names.source or None], pa.string()).take(pa.array(np.zeros(n, int))),
         "sets": _struct(pa, {
             name: _set(
-                pa, registers, names, policy, redacted,
+                pa, batch, registers, names, policy, redacted,
                 statistics=redaction is not None and redaction.statistics,
             )
             for name, registers in batch.sets.items()
@@ -120,8 +122,8 @@ def _table(pa: Any, batches: list[Any]) -> Any:
 
 
 def _set(
-    pa: Any, registers: RegisterSet, names: NameTables, policy: Policy, redacted: Bool | None,
-    *, statistics: bool,
+    pa: Any, batch: SnapshotBatch, registers: RegisterSet, names: NameTables, policy: Policy,
+    redacted: Bool | None, *, statistics: bool,
 ) -> Any:
     n = len(registers.abi)
     visible = policy.visible(registers.verdict)
@@ -154,15 +156,20 @@ def _set(
         "init": _initial(pa, initial(registers)),
     }  # fmt: skip
     if statistics:
-        columns["stats"] = _statistics(pa, registers, policy)
+        columns["stats"] = _statistics(pa, batch, registers, policy)
     return _struct(pa, columns, n)
 
 
-def _statistics(pa: Any, registers: RegisterSet, policy: Policy) -> Any:
+def _statistics(
+    pa: Any, batch: SnapshotBatch, registers: RegisterSet, policy: Policy
+) -> Any:
     n = len(registers.abi)
-    counts, widest = statistics_of(registers, policy, np.arange(n))
+    counts, widest = statistics_of(batch, registers, policy, np.arange(n))
     columns = {"view": _strings(pa, [STATISTICS_VIEW], np.zeros(n, np.int32))}
-    columns |= {kind: pa.array(counts[kind]) for kind in ("lanes", *KINDS)}
+    columns |= {
+        kind: pa.array(counts[kind], mask=counts[kind] == NOT_COUNTED)
+        for kind in ("lanes", *KINDS)
+    }
     columns["widest"] = _strings(pa, WIDTHS[1:], widest.astype(np.int32) - 1)
     return _struct(pa, columns, n)
 

@@ -132,7 +132,7 @@ class CsvLines:
         for name, registers in batch.sets.items():
             pieces += _set(registers, name, shape, rows)
             if self.redaction.statistics:
-                pieces += _statistics(registers, self.policy, rows)
+                pieces += _statistics(batch, registers, self.policy, rows)
         return text.assemble([*pieces, b"\n"], len(rows))
 
 
@@ -181,10 +181,10 @@ def _set(
 
 
 def _statistics(
-    registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
+    batch: SnapshotBatch, registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
 ) -> list[Piece]:
-    counts, widest = statistics_of(registers, policy, rows)
+    counts, widest = statistics_of(batch, registers, policy, rows)
     pieces: list[Piece] = [b"," + STATISTICS_VIEW.encode()]
     for kind in ("lanes", *KINDS):
-        pieces += [b",", text.decimal(counts[kind])]
+        pieces += [b",", _number(counts[kind])]
     return [*pieces, b",", text.choose([b"", *(w.encode() for w in WIDTHS[1:])], widest)]

@@ -174,7 +174,7 @@ class JsonLines:
             pieces += _lanes(registers, own, rows, element)
             pieces.append(b"]}")
         if self.redaction.statistics:
-            pieces += [b',"stats":', statistics_text(registers, self.policy, rows)]
+            pieces += [b',"stats":', statistics_text(batch, registers, self.policy, rows)]
         return [*pieces, text.PAD, b"}"]
 
 

@@ -16,8 +16,14 @@ import numpy.typing as npt
 
 from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import ELEMENTS, KINDS, count_lanes
-from perfxmm.analysis.report import WIDTHS, widest_in_use
+from perfxmm.analysis.report import WIDTHS, recorded_widths, widest_in_use
 from perfxmm.analysis.shown import Policy, delivered_classes, initial, present_words
+from perfxmm.analysis.statistics import (
+    NOT_COUNTED,
+    recorded,
+    recorded_lanes,
+    redacted,
+)  # fmt: skip
 from perfxmm.coherence.model import Bool, RegisterSet, SnapshotBatch
 
 MODES: tuple[str, ...] = ("values", "crypto")
@@ -36,17 +42,19 @@ class Redaction:
     """What to leave out, and how many samples lost values by it.
 
     mode: "", "values" or "crypto". crypto_at: needed by "crypto"; without it everything is taken
-    for crypto. removed: samples of `noted` that had values to show.
+    for crypto. recorded: the recorder had been told to leave out all values, and wrote statistics.
+    removed: samples of `noted` that had values to show.
     """
 
     mode: str = ""
     crypto_at: CryptoAt | None = None
+    recorded: bool = False
     removed: int = 0
 
     @property
     def statistics(self) -> bool:
         """Whether lane statistics take the place of the values."""
-        return self.mode == "values"
+        return self.recorded or self.mode == "values"
 
     def rows(self, batch: SnapshotBatch) -> Bool | None:
         """Bool [n], samples without values; None where no sample loses any."""
@@ -74,26 +82,38 @@ class Redaction:
 
 
 def statistics_of(
-    registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
+    batch: SnapshotBatch, registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
 ) -> tuple[dict[str, npt.NDArray[np.int64]], npt.NDArray[np.int8]]:
-    """(counts, widest) of some samples: 64-bit float lanes in all and by kind; index into WIDTHS
-    of the widest class in use, 0 where no vector may be seen."""
+    """(counts, widest) of some samples: 64-bit float lanes in all and by kind, or NOT_COUNTED;
+    index into WIDTHS of the widest class in use, 0 where no vector may be seen."""
     visible = policy.visible(registers.verdict) & delivered_classes(registers)
     data = present_words(registers, visible & ~initial(registers))[rows]
     words = registers.vectors[rows]
     counts = count_lanes(words, data, ELEMENTS[STATISTICS_VIEW])
     widest = np.where(data.any(axis=(1, 2)), widest_in_use(words, data), np.int8(0))
+    left_out = redacted(registers)[rows]
+    if left_out.any():
+        told = left_out & recorded(batch)[rows]
+        there = recorded_lanes(batch, rows[told], STATISTICS_VIEW) if told.any() else {}
+        for kind, values in counts.items():
+            values[left_out] = NOT_COUNTED
+            if kind in there:
+                values[told] = there[kind]
+        if there:
+            widest[told] = recorded_widths(batch, rows[told])
     return counts, widest
 
 
 def statistics_text(
-    registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
+    batch: SnapshotBatch, registers: RegisterSet, policy: Policy, rows: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.uint8]:
     """JSON object per sample: widest class in use, and 64-bit float lanes by kind."""
-    counts, widest = statistics_of(registers, policy, rows)
+    counts, widest = statistics_of(batch, registers, policy, rows)
     pieces: list[text.Piece] = [b'{"view":"%s"' % STATISTICS_VIEW.encode()]
     for kind in ("lanes", *KINDS):
-        pieces += [b',"%s":' % kind.encode(), text.decimal(counts[kind].astype(np.uint64))]
+        missing = counts[kind] == NOT_COUNTED
+        digits = text.decimal(np.where(missing, 0, counts[kind]).astype(np.uint64))
+        pieces += [b',"%s":' % kind.encode(), text.blank_where(digits, missing, b"null")]
     table = [b"null", *(b'"%s"' % name.encode() for name in WIDTHS[1:])]
     pieces += [b',"widest":', text.choose(table, widest), b"}"]
     return text.assemble(pieces, len(rows))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.perfdata.stopinfo import STATISTICS as STATISTICS
+
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 U16 = npt.NDArray[np.uint16]
@@ -92,7 +94,7 @@ class SnapshotBatch:
     sets: the register sets that the recording has, by name.
     extra: uint64 [n] by name, what else a caller asked for (decode.EXTRA_COLUMNS); 0 where the
         sample's event has no such field: read the event's sample_type first. "stats", only of
-        recordings made with --redact values: uint64 [n, 11], columns perfdata.stopinfo.STATISTICS;
+        recordings made with --redact values: uint64 [n, 11], columns STATISTICS;
         all ones in rows that have none, and `words` 0 where no registers were delivered.
     branch_start: int64 [n + 1], branches: uint64 [m, 3], branch stacks like `chain`; None where
         the caller did not ask for them.

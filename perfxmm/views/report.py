@@ -6,7 +6,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
+from perfxmm.analysis.lanes import KINDS
 from perfxmm.analysis.report import UNTYPED, Report, ReportRow
+from perfxmm.analysis.statistics import COUNTED_AS
 from perfxmm.views.escape import escape_control
 
 _UNKNOWN = "[unknown]"
@@ -79,6 +81,8 @@ def _table(report: Report, rows: list[list[str]]) -> Table:
 
 def elements_line(report: Report) -> str:
     """Which registers' lanes were counted in which element type, and how many samples were not."""
+    if report.recorded:
+        return _recorded_line(report)
     if report.lanes == "used" and report.total == report.widths.get("unseen"):
         return (
             "no lanes counted: no known instruction, or no vector registers to show (--lanes all "
@@ -109,6 +113,18 @@ def elements_line(report: Report) -> str:
     return f"{line}; not counted: {told}" if told else line
 
 
+def _recorded_line(report: Report) -> str:
+    """The recorder saw the registers, but not which of them an instruction uses."""
+    if report.view not in COUNTED_AS:
+        views = ", ".join(f"--view {name}" for name in COUNTED_AS)
+        return f"lanes not counted as {report.view} when this was recorded ({views})"
+    line = (
+        f"statistics of all delivered registers, counted as {report.view} when this was recorded"
+    )
+    missing = report.total - report.elements.get(report.view, 0)
+    return f"{line}; not counted: {missing:,}" if missing else line
+
+
 def verdicts_line(report: Report) -> str:
     """The verdict of all rows where they have one in common, else ""."""
     verdicts = {name for row in report.rows for name in row.verdicts}
@@ -131,7 +147,8 @@ def _row_json(row: ReportRow) -> dict[str, object]:
         "comm": _plain(row.comm), "pid": row.pid, "tid": row.tid,
         "ip": None if row.ip is None else f"{row.ip:#x}", "samples": row.samples,
         "period": row.period, "share": row.share, "share_low": row.low, "share_high": row.high,
-        "widest": row.widest, "widths": row.widths, "lanes": row.lanes, "verdicts": row.verdicts,
+        "widest": row.widest, "widths": row.widths, "verdicts": row.verdicts,
+        "lanes": {kind: row.lanes.get(kind) for kind in ("lanes", *KINDS)},
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from perfxmm.analysis.lanes import ELEMENTS
 from perfxmm.analysis.names import EncodedTable, NameTables
 from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
 from perfxmm.analysis.shown import Policy, at_ip, attributed_ip
+from perfxmm.analysis.statistics import redacted
 from perfxmm.analysis.textcolumns import Piece
 from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
@@ -43,6 +44,7 @@ DEFAULT_FIELDS: tuple[str, ...] = (
 )  # fmt: skip
 _ELEMENT_NAMES = list(ELEMENTS)
 _UNKNOWN = b"[unknown]"
+_REDACTED = b"    redacted\n"
 # An instruction works on three registers at most, most of the time.
 _USED_WORDS = 3 * 8
 _NS = np.uint64(1_000_000_000)
@@ -332,6 +334,9 @@ class ScriptText:
                 )
             if "regs" in self.fields:
                 block += gpr_lines(registers, own, rows, selection, self.names.gpr_names)
+            if not own.gprs and not own.vector_mask and (gone := redacted(registers)[rows]).any():
+                # Where a value would stand, that it was never written.
+                block.append(text.choose([b"", _REDACTED], gone.astype(np.int8)))
             if block and len(batch.sets) > 1:
                 pieces.append(f"  {name}:\n".encode())
             pieces += block
