@@ -161,6 +161,7 @@ class Recording:
         keep: verdicts to give, or ("all",). A sample is given where any class it was asked for
         has one of them; values of its other classes are taken out, and the masks and delivered
         counts say so. Foreign values are taken out unless unsafe_foreign. Verdicts always stay.
+        Samples of a recording made with --redact values are given whatever is kept.
         columns: of "gprs", "vectors", "predicates", "chain", and decode.EXTRA_COLUMNS; None means
         those four. Columns left out are empty, though all are read to be judged.
         `account` counts what was given and what was not; read it after the last batch.

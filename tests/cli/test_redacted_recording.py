@@ -21,8 +21,10 @@ import pytest
 from support.inprocess import run
 from support.recorded import Recorded, load
 from support.workloads import workload
+from support.written_recording import Sample, write
 
 import perfxmm
+from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.stopinfo import STATISTICS
 
 # Such a word in the file, little-endian.
@@ -185,3 +187,26 @@ def test_the_twin_counts_the_same_registers(recordings: tuple[Path, Path]) -> No
     assert per_sample[:2] == per_sample[2:]
     assert per_sample[0] == {"lanes": 64, "nan": 0, "inf": 0, "subnormal": 0, "zero": 0}
     assert per_sample[1] == {"lanes": 128, "nan": 0, "inf": 0, "subnormal": 63, "zero": 1}
+
+
+def test_what_nobody_counted_is_null(tmp_path: Path) -> None:
+    """Written bytes: a source that takes values out and counts nothing."""
+    metadata = Metadata(source="pmu", engine="perf", dialect="M", redact="values")
+    path = write(tmp_path / "perf.data", [Sample(abi=0)] * 3, metadata=metadata)
+    nothing = {"view": "f64", "widest": None} | dict.fromkeys(
+        ("lanes", "nan", "inf", "subnormal", "zero", "negative_zero")
+    )
+    rows = [json.loads(line) for line in run("export", "-i", path).out.splitlines()]
+    for row in rows:
+        schema_of("snapshot").validate(row)
+    assert [row["sets"]["user"]["stats"] for row in rows] == [nothing] * 3
+    arrow = perfxmm.open(path).to_arrow().to_pylist()
+    assert [row["sets"]["user"]["stats"] for row in arrow] == [nothing] * 3
+    found = json.loads(run("report", "-i", path, "--json").out)
+    schema_of("report").validate(found)
+    assert (found["total"], found["widths"], found["elements"]) == (3, {"unseen": 3}, {})
+    # Where values were redacted for some snapshots only, those stay hidden: others show more.
+    metadata = Metadata(source="sigtrap", engine="perf", dialect="M", redact="crypto")
+    path = write(tmp_path / "crypto", [Sample(abi=0), Sample()], metadata=metadata)
+    found = json.loads(run("report", "-i", path, "--json").out)
+    assert (found["total"], found["account"]["hidden"]) == (1, {"absent": 1})
