@@ -198,7 +198,8 @@ def test_stopped_target(tmp_path: Path) -> None:
         process.send_signal(signal.SIGSTOP)
         result = SOURCE.record(request(tmp_path / "a", pids=(process.pid,), duration_s=0.3))
         assert result.samples == 0
-        assert result.warnings == [
+        # Between them a thread may be said to block SIGTRAP: stopped while libc started it.
+        assert [result.warnings[0], result.warnings[-1]] == [
             f"process {process.pid} is stopped (SIGSTOP): it is sampled when it continues",
             "no samples: the target was stopped by a signal",
         ]

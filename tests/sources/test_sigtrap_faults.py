@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,51 @@ def test_a_mistake_of_the_tracer_frees_the_command(
     assert "State:\tt" not in status
     os.kill(pid, signal.SIGKILL)
     assert load(tmp_path / "a").reader.complete
+
+
+def test_a_stop_that_was_forgotten_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second net: the thread in hand is left stopped, and no attempt made to resume it."""
+    head, tail = source._BOOT.split("from perfxmm", 1)
+    broken = BREAK.format(module=STATE, cls="TraceState", method="rare", call=3) + (
+        "import perfxmm.sources.sigtrap.loop as L\nL.resume = lambda *a: None\n"
+    )
+    monkeypatch.setattr(source, "_BOOT", f"{head}\n{broken}from perfxmm{tail}")
+    before = time.monotonic()
+    with pytest.raises(PerfxmmError, match="on purpose"):
+        SigtrapSource().record(request(tmp_path / "a", workload("family.c"), "fork"))
+    assert time.monotonic() - before < 4
+    assert load(tmp_path / "a").reader.complete
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, tail = source._BOOT.split("from perfxmm", 1)
+    slow = (
+        "from perfxmm.sources.sigtrap.detach import Detacher as D\nimport time\nrun = D.run\n"
+        "def later(self):\n    until = time.monotonic() + 1.5\n"
+        "    while time.monotonic() < until: time.sleep(0.1)\n    run(self)\nD.run = later\n"
+    )
+    monkeypatch.setattr(source, "_BOOT", f"{head}\n{slow}from perfxmm{tail}")
+    monkeypatch.setattr(source, "_PATIENCE_S", 0.1)
+    sent: list[threading.Timer] = []
+
+    def interrupt(samples: int, elapsed_s: float) -> None:
+        if not sent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sent.append(threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM)))
+            sent[0].start()
+
+    before = time.monotonic()
+    with pytest.raises(PerfxmmError, match="interrupted again"):
+        SigtrapSource().record(
+            request(tmp_path / "a", workload("family.c"), "spin", "0.8"), progress=interrupt
+        )
+    assert time.monotonic() - before < 1.6
+    deadline = time.monotonic() + 5
+    while not load(tmp_path / "a").reader.complete:  # by the tracer, which went on
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_tracer_is_not_named_like_its_recorder(tmp_path: Path) -> None:

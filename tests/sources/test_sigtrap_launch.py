@@ -54,7 +54,7 @@ def test_constants_read_back_exactly(
         pytest.skip(f"this CPU has no {', '.join(sorted(missing))}")
     program = workload("constants.c", *flags)
     out = tmp_path / "out.data"
-    result = SOURCE.record(request(out, program, "0.5", "4", hz=1000, classes=classes))
+    result = SOURCE.record(request(out, program, "0.4", "4", hz=1000, classes=classes))
     assert result.exit_status == 0  # the program found its own registers unharmed
     assert result.lost == 0
     assert result.warnings == []
@@ -80,9 +80,9 @@ def test_constants_read_back_exactly(
 
 def test_rate_is_held(tmp_path: Path) -> None:
     program = workload("family.c")
-    SOURCE.record(request(tmp_path / "a", program, "spin", "1.5", hz=1000))
+    SOURCE.record(request(tmp_path / "a", program, "spin", "1", hz=1000))
     # Other work on the machine may keep some timers from firing in time.
-    assert 0.85 * 1500 <= load(tmp_path / "a").result["samples"] <= 1.15 * 1500
+    assert 850 <= load(tmp_path / "a").result["samples"] <= 1150
 
 
 def test_file_says_how_it_was_made(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_limits(tmp_path: Path) -> None:
     assert len(got) == 100 + got.result["bare_samples"]
     assert got.result["stopped_by"] == "max-samples"
     out = tmp_path / "duration"
-    result = SOURCE.record(request(out, program, "spin", "0.8", duration_s=0.3))
+    result = SOURCE.record(request(out, program, "spin", "0.6", duration_s=0.3))
     assert 0.25 < result.elapsed_s < 0.6
     assert result.exit_status == 5
     out = tmp_path / "size"

@@ -21,6 +21,7 @@ from perfxmm.sources.sigtrap import procfs
 from perfxmm.sources.sigtrap.procfs import SIGTRAP_BIT
 
 PATIENCE_S = 5.0
+NUDGE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -50,7 +51,8 @@ class Detacher:
             if ptrace.call(ptrace.INTERRUPT, tid, 0, 0) < 0:
                 # Ended already; its status may still be waiting to be collected.
                 self.pending.pop(tid)
-        deadline = time.monotonic() + self.patience_s
+        started = time.monotonic()
+        nudged = False
         status = ctypes.c_int()
         while self.pending:
             tid = ptrace.wait(-1, ctypes.addressof(status), ptrace.WALL)
@@ -64,9 +66,21 @@ class Detacher:
                     self._gone(tid)
             elif ctypes.get_errno() == errno.ECHILD:
                 return
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            if tid <= 0 and waited > NUDGE_S and not nudged:
+                nudged = True
+                self._nudge()
+            if waited > self.patience_s:
                 self._give_up()
                 return
+
+    def _nudge(self) -> None:
+        """Nothing waits to be collected: who is in a stop all the same is there for a stop that
+        was taken and forgotten, by a mistake, and would never come."""
+        for tid in self.pending:
+            if procfs.status_of(tid).get("State", "").startswith("t"):
+                ptrace.call(ptrace.CONT, tid, 0, 0)
+                ptrace.call(ptrace.INTERRUPT, tid, 0, 0)
 
     def _give_up(self) -> None:
         # A thread that is gone from /proc is no longer anybody's business.
@@ -92,7 +106,7 @@ class Detacher:
         elif event == ptrace.EVENT_STOP:
             self._look(tid, number if number in ptrace.STOP_SIGNALS else 0)
         else:
-            if event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            if event in ptrace.EVENTS_OF_BIRTH:
                 child = ptrace.event_message(tid)
                 if child not in self._done:
                     self.pending.setdefault(child, child)

@@ -19,7 +19,7 @@ from perfxmm.perfdata.writer import EventSpec, Writer
 from perfxmm.sources.base import MMAP_PAGES, RecordRequest
 from perfxmm.sources.limits import Governor, StopLimits
 from perfxmm.sources.sigtrap import events as event_table
-from perfxmm.sources.sigtrap import interrupt
+from perfxmm.sources.sigtrap import interrupt, procfs
 from perfxmm.sources.sigtrap.assembly import SampleAssembler
 from perfxmm.sources.sigtrap.channel import Flags, Lines, error_to_json
 from perfxmm.sources.sigtrap.detach import Detacher
@@ -135,6 +135,8 @@ class Session:
             switch_events(thread, self.kernel, on=False)
         pending = {tid: tid for tid in target.tids} if state is None or not threads else {}
         pending |= {t.tid: t.pid for t in threads.values()}
+        for tid in state.expected if state is not None else ():
+            pending.setdefault(tid, procfs.process_of(tid))
         root_ended = state is not None and state.exit_status is not None
         if target.root and not root_ended:
             pending.setdefault(target.root, target.root)

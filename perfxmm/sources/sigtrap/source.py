@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,15 @@ _BOOT = (
 _UNSUPPORTED = ("ssp",)
 # Of the tracer's result: what RecordResult has fields for; all else goes into its `details`.
 _FIELDS = ("samples", "lost", "throttled", "bytes_written", "elapsed_s")
+
+
+# A signal this long after the first one means: do not wait for the tracer any longer.
+_PATIENCE_S = 3.0
+_LEFT: list[subprocess.Popen[bytes]] = []  # tracers not waited for: they are collected at the end
+
+
+class _Impatient(Exception):
+    """Raised out of a signal handler, since a read would go on after it."""
 
 
 class SigtrapSource:
@@ -71,7 +81,9 @@ class _Recorder:
         self.result = RecordResult(path=request.output, source="sigtrap")
         self.error: PerfxmmError | None = None
         self.finished = False
+        self.impatient = False
         self._orders: Lines | None = None
+        self._first_stop = 0.0
 
     def run(self) -> RecordResult:
         orders_r, orders_w = os.pipe2(os.O_CLOEXEC)
@@ -89,16 +101,25 @@ class _Recorder:
         # Only now: the tracer, and with it the command, has the signals as they were.
         with StopSignals(self._stop):
             try:
-                orders.send({"request": request_to_json(self.request)})
-                self._orders = orders
-                if self.result.interrupted:
-                    self._stop()
-                self._listen(reports)
-            finally:
-                self._orders = None
-                os.close(orders_w)  # should anything have gone wrong here, the tracer detaches now
-                os.close(reports_r)
-                status = _collect(tracer)
+                try:
+                    orders.send({"request": request_to_json(self.request)})
+                    self._orders = orders
+                    if self.result.interrupted:
+                        self._stop()
+                    self._listen(reports)
+                finally:
+                    self._orders = None
+                    os.close(orders_w)  # the tracer detaches now, whatever went wrong here
+                    os.close(reports_r)
+                    if not self.impatient:
+                        status = _collect(tracer)
+            except _Impatient:
+                _LEFT.append(tracer)
+                raise PerfxmmError(
+                    "interrupted again before the target was let go",
+                    why="a thread hangs in the kernel, or the command does not end",
+                    next_step=f"Process {tracer.pid} goes on with it; the file is readable.",
+                ) from None
         if self.error is not None:
             raise self.error
         if not self.finished:
@@ -113,6 +134,11 @@ class _Recorder:
 
     def _stop(self) -> None:
         """Asks the tracer to end the recording. Called from signal handlers."""
+        now = time.monotonic()
+        self._first_stop = self._first_stop or now
+        if now - self._first_stop > _PATIENCE_S:
+            self.impatient = True
+            raise _Impatient
         self.result.interrupted = True
         if self._orders is not None:
             # On a terminal the tracer has its own SIGINT already; asking twice is harmless.

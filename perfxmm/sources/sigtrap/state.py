@@ -58,7 +58,8 @@ class TraceState:
     """One recording under way.
 
     engine: "perf" or "interrupt". warn, report: towards the recorder. poll: looks whether the
-    recorder has something to say; sets flags.stop.
+    recorder has something to say; sets flags.stop. expected: new threads and processes that are
+    traced from their birth and have not come to their first stop.
     """
 
     kernel: Kernel
@@ -78,6 +79,7 @@ class TraceState:
     ring_pages: int = RING_PAGES
     guard: KeyGuard | None = None
     threads: dict[int, Thread] = field(default_factory=dict)
+    expected: set[int] = field(default_factory=set)
     generation: dict[int, int] = field(default_factory=dict)
     exit_status: int | None = None
     enabled: bool = False
@@ -231,6 +233,7 @@ class TraceState:
 
     def adopt(self, tid: int, *, newborn: bool) -> Thread | None:
         """Starts sampling a traced thread; None where it cannot be."""
+        self.expected.discard(tid)
         pid = procfs.process_of(tid)
         thread = self.threads[tid] = Thread(tid, pid)
         if self.engine == "interrupt":
@@ -308,7 +311,12 @@ class TraceState:
                     thread.listening = 0
                 call(ptrace.CONT, tid, 0, 0)
         else:
-            if event == ptrace.EVENT_EXEC:
+            if event in ptrace.EVENTS_OF_BIRTH:
+                with contextlib.suppress(OSError):
+                    child = ptrace.event_message(tid)
+                    if child not in self.threads:
+                        self.expected.add(child)
+            elif event == ptrace.EVENT_EXEC:
                 with contextlib.suppress(OSError):
                     self._exec(tid)
             call(ptrace.CONT, tid, 0, 0)
@@ -324,6 +332,7 @@ class TraceState:
 
     def gone(self, tid: int, word: int) -> None:
         """A thread's exit status."""
+        self.expected.discard(tid)
         thread = self.threads.get(tid)
         if thread is not None:
             if self.engine == "interrupt":
