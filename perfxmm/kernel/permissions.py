@@ -339,6 +339,11 @@ def _invalid(context: OpenContext, situation: Situation) -> Explanation:
 
 
 def _too_big(context: OpenContext, situation: Situation) -> Explanation:
+    if context.attr.flag(AttrFlag.SIGTRAP):
+        return Explanation(
+            NotSupportedBySyscall, "this kernel has no events with sigtrap (they came with 5.13)",
+            "--engine interrupt needs no perf events",
+        )  # fmt: skip
     return Explanation(
         NotSupportedBySyscall, "this kernel has no SIMD register sampling (expected in 7.4)",
         "--source sigtrap works here; perf events give XMM at most, by precise events",

@@ -33,8 +33,9 @@ SIDEBAND = (
     | AttrFlag.BUILD_ID
 )  # fmt: skip
 _IMPRECISE = (PerfType.SOFTWARE, PerfType.TRACEPOINT, PerfType.BREAKPOINT)
-# Errors of perf_event_open that say "not you" or "not here", not "not this event".
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOSYS})
+# Errors of perf_event_open that say "not you" or "not here", not "not this event". E2BIG: a kernel
+# before 5.13, whose attr ends before sig_data.
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOSYS, errno.E2BIG})
 
 
 @dataclass(frozen=True, slots=True)
