@@ -4,11 +4,14 @@
 Runs a fixed amount of AVX2 work (tests/workloads/busy.c) unsampled and by the sigtrap source at
 several rates, in turns, and compares the least wall time of each: the program measures itself,
 from its first instruction of work to its last, so start-up is no part of it. The rate is samples
-per second of the program's own CPU time, as a share of the asked rate.
+per second of the program's own CPU time, as a share of the asked rate. As a floor, plain
+`perf record` without registers runs in the same turns, where it is installed.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -29,6 +32,8 @@ from perfxmm.xstate.cpuid import xgetbv  # noqa: E402
 # (threads, Hz, wall time at most this much longer); 0 Hz is the unsampled run.
 CASES = ((1, 100, 1.03), (1, 1000, 1.12), (1, 4000, 1.50), (4, 1000, 1.15))
 LEAST_RATE = 0.95
+# (threads, Hz) of the floor.
+PEER = (1, 4000)
 
 
 @dataclass
@@ -46,11 +51,21 @@ class Bench:
         self.classes = classes
         self.engine = engine
 
-    def run(self, millions: float, threads: int, hz: int, runs: Runs) -> None:
-        import subprocess
+    def command(self, millions: float, threads: int) -> tuple[str, ...]:
+        return (str(self.program), f"{millions:g}", str(threads), str(self.scratch / "told"))
 
+    def run_peer(self, millions: float, threads: int, hz: int, runs: Runs) -> None:
+        period_ns = str(1_000_000_000 // hz)
+        subprocess.run(
+            ["perf", "record", "-q", "-e", "task-clock:u", "-c", period_ns,
+             "-o", str(self.scratch / "peer.data"), *self.command(millions, threads)],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        runs.wall_s.append(int((self.scratch / "told").read_text().split()[0]) / 1e9)
+
+    def run(self, millions: float, threads: int, hz: int, runs: Runs) -> None:
         told = self.scratch / "told"
-        arguments = (self.program, f"{millions:g}", str(threads), str(told))
+        arguments = self.command(millions, threads)
         samples = 0
         if hz:
             samples = SigtrapSource().record(
@@ -75,6 +90,7 @@ def main() -> int:
     here = ("gpr", *classes_in(xgetbv() or 3))
     classes = tuple(chosen.classes.split(",")) if chosen.classes else here
     found: dict[tuple[int, int], Runs] = {}
+    peer = Runs()
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), classes, chosen.engine)
         trial = Runs()
@@ -86,6 +102,8 @@ def main() -> int:
             for threads, hz in cases:
                 runs = found.setdefault((threads, hz), Runs())
                 bench.run(millions[threads], threads, hz, runs)
+            if shutil.which("perf"):
+                bench.run_peer(millions[PEER[0]], *PEER, peer)
             print(f"turn {turn + 1} of {chosen.rounds}", file=sys.stderr)
     rows: list[Row] = []
     for threads, hz, at_most in CASES:
@@ -95,6 +113,11 @@ def main() -> int:
         rows.append(Row(f"wall time, {name}", min(sampled.wall_s) / min(base), at_most=at_most,
                         note=f"median of turns {median(turns):.3f}"))  # fmt: skip
         rows.append(Row(f"achieved rate, {name}", median(sampled.rates), at_least=LEAST_RATE))
+    if peer.wall_s:
+        base = found[PEER[0], 0].wall_s
+        turns = [s / b for s, b in zip(peer.wall_s, base, strict=True)]
+        rows.append(Row(f"wall time, plain perf record at {PEER[1]} Hz",
+                        min(peer.wall_s) / min(base), note=f"median of turns {median(turns):.3f}"))
     return report(f"record_overhead: {'+'.join(classes)}", rows, json_file=chosen.json)
 
 
