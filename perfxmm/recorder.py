@@ -14,8 +14,8 @@ from perfxmm.sources.base import RecordRequest, RecordResult, RequestedEvent
 from perfxmm.sources.classes import parse_classes
 from perfxmm.sources.select import choose
 
-# Odd, so as not to beat with timers; at these the target loses less than 5 % (measured for
-# sigtrap by scripts/bench/record_overhead.py).
+# Odd, so as not to beat with timers. Meant to cost the target less than 5 %: that holds for sigtrap
+# while a stop costs less than 100 us, see scripts/bench/record_overhead.py.
 DEFAULT_HZ = {"sigtrap": 499, "pmu": 999, "nmi": 999}
 DEFAULT_OUTPUT = "perf.data"
 REDACTIONS = ("", "values", "crypto")
