@@ -6,11 +6,13 @@ recording has few such arrangements, so rows are written one shape at a time and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.shown import (
     FIRST_HIGH_REGISTER,
     GPR,
@@ -135,6 +137,25 @@ def _set_shape(
         delivered_predicates=delivered,
         initial=tuple(bool(init >> column & 1) for column in range(5)),
     )
+
+
+def pieces_of(
+    shapes: Sequence[Shape], count: int, row_bytes: int,
+    render: Callable[[Shape, npt.NDArray[np.intp]], npt.NDArray[np.uint8]],
+) -> Iterator[memoryview]:
+    """Text of `count` samples in their order, in pieces of about a megabyte.
+
+    row_bytes: about the length of a sample's text. render: a shape and some of its rows to one
+    line of text bytes each (uint8 [rows, width], 0 where nothing stands).
+    """
+    for run in text.runs(count, row_bytes):
+        parts = []
+        for shape in shapes:
+            first, last = np.searchsorted(shape.rows, (run.start, run.stop))
+            rows = shape.rows[first:last]
+            if len(rows):
+                parts.append((rows - run.start, render(shape, rows)))
+        yield text.squeeze(text.interleave(parts, run.stop - run.start))
 
 
 def _bits(columns: Bool) -> npt.NDArray[np.uint64]:

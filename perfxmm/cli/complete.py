@@ -39,9 +39,3 @@ def event_names() -> list[str]:
     from perfxmm.kernel.events import Catalogue
 
     return Catalogue().names()
-
-
-def verdicts() -> list[str]:
-    from perfxmm.recorder import ALL_VERDICTS
-
-    return ["all", *ALL_VERDICTS]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfxmm.cli import options
+from perfxmm.cli import complete, options
 from perfxmm.cli.inturn import write_all
 from perfxmm.errors import UsageError
 
@@ -44,7 +44,7 @@ def export(
         typer.Option(
             "-f", "--format", metavar="FORMAT",
             help=f"{', '.join(_FORMATS)} (default: by the output's name, else jsonl).",
-            autocompletion=lambda incomplete: [f for f in _FORMATS if f.startswith(incomplete)],
+            autocompletion=complete.choice(*_FORMATS),
         ),
     ] = "",
     view: Annotated[
@@ -58,7 +58,7 @@ def export(
         typer.Option(
             "--redact", metavar="values|crypto",
             help="Leave out all values, or those of samples in cryptographic code.",
-            autocompletion=lambda incomplete: [r for r in _REDACTIONS if r.startswith(incomplete)],
+            autocompletion=complete.choice(*_REDACTIONS),
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perfxmm.cli import options
+from perfxmm.cli import complete, options
 
 EXAMPLES = """
 Examples:
@@ -29,7 +29,7 @@ def report(
         str,
         typer.Option(
             "-s", "--sort", metavar="KEY", help=f"Rank by {', '.join(_SORT_KEYS)}.",
-            autocompletion=lambda incomplete: [k for k in _SORT_KEYS if k.startswith(incomplete)],
+            autocompletion=complete.choice(*_SORT_KEYS),
         ),
     ] = "symbol",
     view: Annotated[
@@ -47,7 +47,7 @@ def report(
             help="What width and lanes are of: the instruction at the registers' IP and the "
             "registers it reads, or all registers that were recorded, which may hold what earlier "
             "code left there.",
-            autocompletion=lambda incomplete: [n for n in _LANES if n.startswith(incomplete)],
+            autocompletion=complete.choice(*_LANES),
         ),
     ] = "used",
     comm: options.Comm = "",

@@ -22,7 +22,7 @@ from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import KINDS
 from perfxmm.analysis.names import CPUMODE_NAMES, EncodedTable, NameTables
 from perfxmm.analysis.report import WIDTHS
-from perfxmm.analysis.shapes import Shape, shapes_of
+from perfxmm.analysis.shapes import Shape, pieces_of, shapes_of
 from perfxmm.analysis.shown import IP_ID, Policy
 from perfxmm.analysis.textcolumns import Piece
 from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
@@ -94,14 +94,10 @@ class CsvLines:
         """The batch's lines, in its order, as pieces of about a megabyte."""
         words = sum(s.vectors.shape[1] * s.vectors.shape[2] for s in batch.sets.values())
         shapes = shapes_of(batch, self.policy, redacted=self.redaction.rows(batch))
-        for run in text.runs(len(batch), 400 + 19 * words):
-            parts = []
-            for shape in shapes:
-                first, last = np.searchsorted(shape.rows, (run.start, run.stop))
-                rows = shape.rows[first:last]
-                if len(rows):
-                    parts.append((rows - run.start, self._rows(batch, shape, rows)))
-            yield text.squeeze(text.interleave(parts, run.stop - run.start))
+        return pieces_of(
+            shapes, len(batch), 400 + 19 * words,
+            lambda shape, rows: self._rows(batch, shape, rows),
+        )
 
     def _rows(
         self, batch: SnapshotBatch, shape: Shape, rows: npt.NDArray[np.intp]

@@ -19,7 +19,7 @@ from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import ELEMENTS, lanes_of
 from perfxmm.analysis.lanetext import lane_rows
 from perfxmm.analysis.names import CPUMODE_NAMES, EncodedTable, NameTables
-from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
+from perfxmm.analysis.shapes import SetShape, Shape, pieces_of, shapes_of
 from perfxmm.analysis.shown import IP_ID, Policy
 from perfxmm.analysis.textcolumns import Piece, spaced
 from perfxmm.coherence.model import VERDICT_CLASSES, RegisterSet, SnapshotBatch
@@ -90,14 +90,9 @@ class JsonLines:
         redacted = self.redaction.rows(batch)
         elements = self._elements(batch)
         shapes = shapes_of(batch, self.policy, redacted=redacted, elements=elements)
-        for run in text.runs(len(batch), row_bytes):
-            parts = []
-            for shape in shapes:
-                first, last = np.searchsorted(shape.rows, (run.start, run.stop))
-                rows = shape.rows[first:last]
-                if len(rows):
-                    parts.append((rows - run.start, self._rows(batch, shape, rows)))
-            yield text.squeeze(text.interleave(parts, run.stop - run.start))
+        return pieces_of(
+            shapes, len(batch), row_bytes, lambda shape, rows: self._rows(batch, shape, rows)
+        )
 
     def _elements(self, batch: SnapshotBatch) -> npt.NDArray[np.integer] | None:
         if not self.view:

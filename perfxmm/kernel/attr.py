@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from perfxmm.errors import DamagedInput
 from perfxmm.kernel import dialects
 from perfxmm.kernel.constants import PRECISE_IP_MASK, PRECISE_IP_SHIFT, AttrFlag, SampleType
-from perfxmm.kernel.dialects import Detection, Dialect, SimdRequest
+from perfxmm.kernel.dialects import Dialect, SimdRequest
 from perfxmm.kernel.registers import LEGACY_XMM_MASK
 
 ATTR_SIZE_VER0 = 64
@@ -170,11 +170,6 @@ def decode(
         dialect=spoken, simd=dialects.read_simd(spoken, data),
         tail=data[_known_end(spoken):],
     )  # fmt: skip
-
-
-def detection(data: bytes) -> Detection:
-    """Dialect and evidence for an attr's bytes."""
-    return dialects.detect(data)
 
 
 def _known_end(dialect: Dialect) -> int:

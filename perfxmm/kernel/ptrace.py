@@ -138,14 +138,6 @@ def set_signal_mask(tid: int, mask: int) -> None:
     request(SETSIGMASK, tid, 8, ctypes.addressof(value), name="PTRACE_SETSIGMASK")
 
 
-def xstate_image(tid: int, size: int) -> bytes:
-    """The stopped thread's XSAVE image in the standard format, at most `size` bytes."""
-    buffer = ctypes.create_string_buffer(size)
-    vector = Iovec(ctypes.addressof(buffer), size)
-    request(GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector), name="PTRACE_GETREGSET")
-    return buffer.raw[: vector.iov_len]
-
-
 def set_parent_death_signal(number: int) -> None:
     """The caller gets signal `number` when its parent thread ends (PR_SET_PDEATHSIG)."""
     _libc.prctl(ctypes.c_int(PR_SET_PDEATHSIG), ctypes.c_ulong(number), 0, 0, 0)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from perfxmm.analysis import textcolumns as text
 from perfxmm.analysis.lanes import ELEMENTS
 from perfxmm.analysis.names import EncodedTable, NameTables
-from perfxmm.analysis.shapes import SetShape, Shape, shapes_of
+from perfxmm.analysis.shapes import SetShape, Shape, pieces_of, shapes_of
 from perfxmm.analysis.shown import Policy, at_ip, attributed_ip
 from perfxmm.analysis.statistics import redacted
 from perfxmm.analysis.textcolumns import Piece
@@ -136,24 +136,15 @@ class ScriptText:
         word_bytes = 24 if self.view == "hex" else 60
         row_bytes = 200 + word_bytes * (min(words, _USED_WORDS) if self.regs_used else words)
         chains = self._chains(batch) if "chain" in self.fields else None
-        for run in text.runs(len(batch), row_bytes):
-            yield self._run(batch, shapes, run, ip, chains, uses)
 
-    def _run(
-        self, batch: SnapshotBatch, shapes: list[Shape], run: slice, ip: npt.NDArray[np.uint64],
-        chains: list[bytes] | None, uses: Uses | None,
-    ) -> memoryview:
-        parts = []
-        for shape in shapes:
-            first, last = np.searchsorted(shape.rows, (run.start, run.stop))
-            rows = shape.rows[first:last]
-            if len(rows):
-                pieces = self._line(batch, shape, rows, ip, uses)
-                if chains is not None:
-                    pieces.append(text.choose(chains, rows))
-                pieces += self._blocks(batch, shape, rows)
-                parts.append((rows - run.start, text.assemble(pieces, len(rows))))
-        return text.squeeze(text.interleave(parts, run.stop - run.start))
+        def render(shape: Shape, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
+            pieces = self._line(batch, shape, rows, ip, uses)
+            if chains is not None:
+                pieces.append(text.choose(chains, rows))
+            pieces += self._blocks(batch, shape, rows)
+            return text.assemble(pieces, len(rows))
+
+        return pieces_of(shapes, len(batch), row_bytes, render)
 
     def _style_of(
         self, batch: SnapshotBatch, uses: Uses | None, ip: npt.NDArray[np.uint64]

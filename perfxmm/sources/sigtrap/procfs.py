@@ -46,11 +46,6 @@ def parent_of(pid: int) -> int:
     return int(status_of(pid).get("PPid", 0))
 
 
-def command_of(pid: int) -> str:
-    """comm, as text that is safe to show: control characters escaped."""
-    return status_of(pid).get("Name", "").encode("unicode_escape").decode()
-
-
 def open_state(tid: int) -> int:
     """A descriptor for `is_running`; -1 where the thread is gone."""
     try:
