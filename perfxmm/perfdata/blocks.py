@@ -5,7 +5,8 @@ record, except that two types have payload outside header.size.
 
 Most recordings are long runs of equal-sized samples. Such a run is proven by one strided
 comparison of the size fields (each header is where the one before says, so equality of all is
-proof by induction); where sizes vary the records are walked one by one.
+proof by induction). Where sizes vary many walks go on at once, see `lanes`; what is left, and
+whatever is short or strange, is walked one by one.
 """
 
 from __future__ import annotations
@@ -17,15 +18,26 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxmm.kernel.constants import RecordType
+from perfxmm.perfdata.lanes import Kinds, kinds_of, walk_lanes
 
 HEADER_BYTES = 8
 # A block ends at whichever comes first.
 BLOCK_RECORDS = 65_536
 BLOCK_BYTES = 8 * 1024 * 1024
 
+# The next records are looked for in stretches of at most so many, and of about so many bytes.
+_AHEAD_RECORDS = 65_536
+_AHEAD_BYTES = 4 * 1024 * 1024
+
 _RUN_PROBE = 16  # shorter runs are walked: a numpy call costs about as much as 20 steps
 _RUN_GROWTH = 8
 _WALK_LEAST, _WALK_MOST = 32, 4096
+# After so many stretches of less than this many records sizes are taken to vary: lanes come
+# first then, and only a run longer than that is taken for one.
+_SHORT_STRETCHES, _SHORT_RECORDS = 4, 1024
+_MAX_RECORD_BYTES = 1 << 16
+# The latest headers from which lanes learn what to look for.
+_LEARN_RECORDS = 2048
 # Their payload lies behind header.size: tools/perf/util/session.c, Linux 7.3.
 _WITH_PAYLOAD = (np.uint64(RecordType.HEADER_TRACING_DATA), np.uint64(RecordType.AUXTRACE))
 _TYPE = np.uint64(0xFFFFFFFF)
@@ -109,25 +121,33 @@ def scan(
     bytes.
     """
     scanner = _Scanner(data, end, report)
-    position = start
-    while position < end and not scanner.stopped:
-        first = position
-        parts: list[tuple[I64, U64]] = []
-        count = 0
-        while count < block_records and position - first < block_bytes and not scanner.stopped:
-            room = block_bytes - (position - first)
-            found, headers, position = scanner.stretch(position, block_records - count, room)
-            if not len(found):
-                break
-            parts.append((found, headers))
-            count += len(found)
-        if not parts:
+    position = first = start
+    # Found but not yet in a block: stretches are as long as it pays, blocks as long as asked for.
+    offsets, headers = np.empty(0, np.int64), np.empty(0, np.uint64)
+    while True:
+        parts = [(offsets, headers)]
+        count = len(offsets)
+        while (
+            count < block_records and position < end and position - first < block_bytes
+            and not scanner.stopped
+        ):  # fmt: skip
+            *part, position = scanner.stretch(position, _AHEAD_RECORDS, _AHEAD_BYTES)
+            parts.append((part[0], part[1]))
+            count += len(part[0])
+        if not count:
             return
-        offsets, headers = (np.concatenate(column) for column in zip(*parts, strict=True))
-        last = int(offsets[-1]) + int(headers[-1] >> np.uint64(48))
-        yield block_of(data, offsets, headers, first, last)
+        if len(parts) > 1:
+            offsets, headers = (np.concatenate(column) for column in zip(*parts, strict=True))
+        taken = min(count, block_records)
+        if int(offsets[taken - 1]) - first >= block_bytes:
+            taken = max(1, int(np.searchsorted(offsets, first + block_bytes)))
+        last = int(offsets[taken - 1]) + int(headers[taken - 1] >> np.uint64(48))
+        yield block_of(data, offsets[:taken], headers[:taken], first, last)
+        offsets, headers = offsets[taken:], headers[taken:]
+        behind = int(offsets[0]) if len(offsets) else position
         if release is not None:
-            release(first, position)
+            release(first, behind)
+        first = behind
 
 
 def header_sizes(headers: U64) -> I64:
@@ -156,6 +176,14 @@ class _Scanner:
         self._end = end
         self._report = report
         self._walk = _WALK_LEAST
+        self._short = 0
+        self._kinds: Kinds | None = None
+        # Lanes are not tried before here: they got nowhere.
+        self._lanes_from = 0
+        # Lanes need aligned words; a view of unaligned ones would be copied whole.
+        self._words: U64 | None = None
+        if data.ctypes.data % 8 == 0:
+            self._words = data[: end // 8 * 8].view("<u8")
         self.stopped = False
         # Size fields are u16; one view for records at even offsets and one for the odd ones that
         # only a damaged or foreign file has.
@@ -176,18 +204,23 @@ class _Scanner:
             self.stopped = True
             return np.empty(0, np.int64), np.empty(0, np.uint64), position
         size = self._size(position)
-        headers = None
+        headers = lanes = None
         damage: Damage | None = None
         if size >= HEADER_BYTES:
             headers = self._run(position, size, min(most, room // size + 1))
+        if headers is None:
+            lanes = self._lanes(position, most, room)
         if headers is not None:
             self._walk = _WALK_LEAST
             offsets = position + size * np.arange(len(headers), dtype=np.int64)
             after = position + size * len(headers)
+        elif lanes is not None:
+            offsets, headers, after = lanes
         else:
             offsets, after, damage = self._steps(position, min(most, self._walk))
             headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
+        self._learn(headers)
         types = headers & _TYPE
         strange = np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
         if len(strange):
@@ -222,7 +255,41 @@ class _Scanner:
                 break
             proven += len(same)
             probe *= _RUN_GROWTH
-        return headers[:proven] if proven >= _RUN_PROBE else None
+        least = _SHORT_RECORDS if self._varied else _RUN_PROBE
+        return headers[:proven] if proven >= least else None
+
+    @property
+    def _varied(self) -> bool:
+        return self._short >= _SHORT_STRETCHES
+
+    def _learn(self, headers: U64) -> None:
+        if len(headers) >= _SHORT_RECORDS:
+            # A long stretch of any kind; only a run says that the varied part is over.
+            if self._kinds is None or not self._varied:
+                self._short = 0
+        elif len(headers) >= _RUN_PROBE:
+            self._short += 1
+        if self._varied and len(headers):
+            self._kinds = kinds_of(headers[-_LEARN_RECORDS:])
+
+    def _lanes(self, position: int, most: int, room: int) -> tuple[I64, U64, int] | None:
+        """As `stretch`, by lanes; None where they would not pay."""
+        kinds, words = self._kinds, self._words
+        if kinds is None or words is None or position & 7 or position < self._lanes_from:
+            return None
+        first = position >> 3
+        span = min(room >> 3, int(most * kinds.mean_words))
+        last = min(first + span, (self._end - _MAX_RECORD_BYTES) >> 3)
+        found, headers, after = walk_lanes(words, first, last, kinds)
+        if 8 * len(found) * kinds.mean_words < span:
+            # Guesses failed early, or the stretch was short: go on one by one for a while.
+            self._lanes_from = after * 8 + _WALK_MOST * 8
+            if not len(found):
+                return None
+        if len(found) > most:
+            after = int(found[most])
+            found, headers = found[:most], headers[:most]
+        return found << 3, headers, after << 3
 
     def _steps(self, position: int, most: int) -> tuple[I64, int, Damage | None]:
         found: list[int] = []

@@ -22,7 +22,15 @@ from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.blocks import RecordBlock
 from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.gather import ALL_COLUMNS, SetColumns
-from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, gather, peek, ragged, words_of
+from perfxmm.snapshots.records import (
+    WORD_BYTES,
+    SampledEvent,
+    gather,
+    keep_freed_memory,
+    peek,
+    ragged,
+    words_of,
+)
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
 from perfxmm.snapshots.walk import Walk, walk_samples
 
@@ -61,6 +69,7 @@ class Decoder:
     """
 
     def __init__(self, events: Sequence[SampledEvent], *, stop_info: bool = False) -> None:
+        keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
         self.plans = [plan_layout(event.attr) for event in events]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.snapshots.batch import I64, U8, U64
 
 WORD_BYTES = 8
 ALL_BITS = 0xFFFFFFFFFFFFFFFF
+_KEPT_BYTES = 16 * 1024 * 1024
 
 
 class SampledEvent(Protocol):
@@ -22,6 +22,17 @@ class SampledEvent(Protocol):
     def attr(self) -> EventAttr: ...
     @property
     def ids(self) -> Sequence[int]: ...
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what batches free for the next batch, up to twice _KEPT_BYTES.
+
+    By default it hands each large array's pages back and has them zeroed anew for the next one,
+    which costs more than decoding does. glibc never does so below the size of the largest mapped
+    chunk that was freed (mallopt(3), M_MMAP_THRESHOLD); one never touched costs nothing. No
+    effect on other C libraries.
+    """
+    np.empty(_KEPT_BYTES, np.uint8)
 
 
 def words_of(buffer: U8, offsets: I64, sizes: I64) -> tuple[U64, I64]:
@@ -66,7 +77,7 @@ def gather(words: U64, at: I64, width: int, stride: int | None = None) -> U64:
     if stride:
         # Equal records behind each other: a strided view copies faster than an index.
         return np.array(_strided(words, int(at[0]), len(at), width, stride))
-    return sliding_window_view(words, width)[at]
+    return _indexed(words, at, width)
 
 
 def peek(words: U64, at: I64, width: int, stride: int | None) -> U64:
@@ -87,6 +98,13 @@ def all_equal(words: U64, at: I64, value: int, mask: int, stride: int) -> bool:
     return bool(np.all(found == np.uint64(value & mask)))
 
 
+def _indexed(words: U64, at: I64, width: int) -> U64:
+    # As one element of so many bytes numpy copies each place at once instead of word by word.
+    item = np.dtype((np.void, width * WORD_BYTES))
+    windows = np.ndarray((len(words) - width + 1,), item, words, 0, words.strides)
+    return windows[at].view(words.dtype).reshape(len(at), width)
+
+
 def _strided(words: U64, first: int, count: int, width: int, stride: int) -> U64:
     step = words.strides[0]
     return np.ndarray(
@@ -101,5 +119,16 @@ def ragged(words: U64, at: I64, counts: I64, width: int = 1) -> tuple[I64, U64]:
     total = int(starts[-1])
     if total == 0:
         return starts, np.zeros((0, width), np.uint64)
-    inside = np.arange(total) - np.repeat(starts[:-1], counts)
-    return starts, gather(words, np.repeat(at, counts) + inside * width, width)
+    if not counts.all():
+        at, counts = at[counts > 0], counts[counts > 0]
+    # Steps from each entry to the next, added up: each row's first one leaps there from the end
+    # of the row before.
+    index = np.full(total, width, np.int64)
+    index[0] = at[0]
+    index[np.cumsum(counts[:-1])] = at[1:] - at[:-1] - (counts[:-1] - 1) * width
+    np.cumsum(index, out=index)
+    if width == 1:
+        # take() would first copy words that are not aligned, all of them.
+        flat = words.take(index) if words.flags.aligned else words[index]
+        return starts, flat.reshape(total, 1)
+    return starts, _indexed(words, index, width)
