@@ -131,9 +131,9 @@ def scan(
             count < block_records and position < end and position - first < block_bytes
             and not scanner.stopped
         ):  # fmt: skip
-            *part, position = scanner.stretch(position, _AHEAD_RECORDS, _AHEAD_BYTES)
-            parts.append((part[0], part[1]))
-            count += len(part[0])
+            found, words, position = scanner.stretch(position, _AHEAD_RECORDS, _AHEAD_BYTES)
+            parts.append((found, words))
+            count += len(found)
         if not count:
             return
         if len(parts) > 1:
