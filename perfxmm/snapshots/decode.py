@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, RecordType
+from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag, RecordType
 from perfxmm.kernel.dialects import HeaderKind
 from perfxmm.kernel.layout import BRANCH_ENTRY_WORDS, LayoutPlan, plan_layout
 from perfxmm.perfdata import stopinfo
@@ -288,6 +288,9 @@ class _BatchBuilder:
         for name, column in (("ip", self.ip), ("time", self.time_ns), ("period", self.period)):
             if name in plan.fixed:
                 column[place] = head[:, plan.fixed[name]]
+        attr = self.decoder.events[event].attr
+        if "period" not in plan.fixed and not attr.flag(AttrFlag.FREQ):
+            self.period[place] = attr.sample_period  # the same in every sample: not written
         if "tid" in plan.fixed:
             both = np.ascontiguousarray(head[:, plan.fixed["tid"]]).view("<i4")
             self.pid[place], self.tid[place] = both[0::2], both[1::2]
