@@ -87,6 +87,8 @@ class AttrFlag(IntFlag):
     INHERIT_THREAD = 1 << 35
     REMOVE_ON_EXEC = 1 << 36
     SIGTRAP = 1 << 37
+    DEFER_CALLCHAIN = 1 << 38
+    DEFER_OUTPUT = 1 << 39
 
 
 PRECISE_IP_SHIFT = 15
@@ -147,6 +149,8 @@ class RecordType(IntEnum):
     FINISHED_INIT = 82
     COMPRESSED2 = 83
     BPF_METADATA = 84
+    SCHEDSTAT_CPU = 85
+    SCHEDSTAT_DOMAIN = 86
 
 
 class CpuMode(IntEnum):
@@ -190,3 +194,6 @@ PERF_FLAG_FD_CLOEXEC = 1 << 3
 CONTEXT_MAX = (1 << 64) - 4095
 CONTEXT_KERNEL = (1 << 64) - 128
 CONTEXT_USER = (1 << 64) - 512
+# The user part of the chain comes later, in a CALLCHAIN_DEFERRED record; one word follows, the
+# cookie that both have.
+CONTEXT_USER_DEFERRED = (1 << 64) - 640

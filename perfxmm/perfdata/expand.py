@@ -17,33 +17,34 @@ import numpy as np
 
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock
+from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
 _PIECE_BYTES = 4 << 20
-_KINDS = (RecordType.COMPRESSED, RecordType.COMPRESSED2)
+COMPRESSED_TYPES = (RecordType.COMPRESSED, RecordType.COMPRESSED2)
 
 
 def is_compressed(blocks: Iterable[RecordBlock]) -> bool:
     """Whether any of the records is a compressed one."""
-    return any(bool(np.isin(block.types, _KINDS).any()) for block in blocks)
+    return any(bool(np.isin(block.types, COMPRESSED_TYPES).any()) for block in blocks)
 
 
 def expand(
     data: Mapped, blocks: Iterable[RecordBlock], begin: int, end: int,
-    report: Callable[[Damage], None],
+    report: Callable[[Damage], None], origins: Origins,
 ) -> Mapped | bytes:
     """data[begin:end] with the compressed records among `blocks` (in file order) unpacked.
 
     `report` gets the first piece that cannot be unpacked, by its offset in `data`; the compressed
-    records behind it are left out, plain ones are kept. Raises PerfxmmError where there is no
-    room for the temporary file.
+    records behind it are left out, plain ones are kept. `origins` gets what came from where.
+    Raises PerfxmmError where there is no room for the temporary file.
     """
-    stream = _Stream(report)
+    stream = Stream(report)
     with tempfile.TemporaryFile(prefix="perfxmm-") as spool:
         try:
             for block in blocks:
-                begin = _expand_block(data, block, begin, stream, spool)
-            _copy(data, begin, end, spool)
+                begin = _expand_block(data, block, begin, stream, spool, origins)
+            _copy(data, begin, end, spool, origins)
             spool.flush()
         except OSError as error:
             raise spool_error(error) from error
@@ -53,28 +54,36 @@ def expand(
 
 
 def _expand_block(
-    data: Mapped, block: RecordBlock, copied: int, stream: _Stream, spool: BinaryIO
-) -> int:
+    data: Mapped, block: RecordBlock, copied: int, stream: Stream, spool: BinaryIO,
+    origins: Origins,
+) -> int:  # fmt: skip
     """Everything up to the block's last compressed record; returns where that ends."""
-    for row in np.flatnonzero(np.isin(block.types, _KINDS)):
+    for row in np.flatnonzero(np.isin(block.types, COMPRESSED_TYPES)):
         begin = block.file_base + int(block.offsets[row])
-        _copy(data, copied, begin, spool)
+        _copy(data, copied, begin, spool, origins)
         copied = begin + int(block.sizes[row])
+        origins.add(spool.tell(), begin, copied=False)
         for records in stream.feed(int(block.types[row]), block.record(int(row)), begin):
             spool.write(records)
     return copied
 
 
-def _copy(data: Mapped, begin: int, end: int, spool: BinaryIO) -> None:
+def _copy(data: Mapped, begin: int, end: int, spool: BinaryIO, origins: Origins) -> None:
+    if begin < end:
+        origins.add(spool.tell(), begin, copied=True)
     for at in range(begin, end, _PIECE_BYTES):
         spool.write(data[at : min(at + _PIECE_BYTES, end)])
 
 
-class _Stream:
-    """The zstd stream of a recording. rest: the beginning of a record that is not complete."""
+class Stream:
+    """The zstd stream of a recording. rest: the beginning of a record that is not complete.
 
-    def __init__(self, report: Callable[[Damage], None]) -> None:
+    order: of the records inside, as `struct` has it.
+    """
+
+    def __init__(self, report: Callable[[Damage], None], order: str = "<") -> None:
         self._report = report
+        self._size = struct.Struct(f"{order}H")
         self._zstd: Any = None
         self._decoder: Any = None
         self.rest = b""
@@ -89,7 +98,7 @@ class _Stream:
                 self._zstd = _zstd()
             for plain in self._unpack(_payload(kind, record)):
                 whole = self.rest + plain
-                end = _whole_records(whole)
+                end = _whole_records(whole, self._size)
                 self.rest = whole[end:]
                 yield whole[:end]
         except ImportError:
@@ -134,11 +143,11 @@ def _payload(kind: int, record: bytes) -> bytes:
     return record[HEADER_BYTES + 8 : HEADER_BYTES + 8 + size]
 
 
-def _whole_records(data: bytes) -> int:
+def _whole_records(data: bytes, size_field: struct.Struct) -> int:
     """Where the last complete record of `data` ends. Raises ValueError where none can be."""
     at, last = 0, len(data) - HEADER_BYTES
     while at <= last:
-        size = data[at + 6] | data[at + 7] << 8
+        (size,) = size_field.unpack_from(data, at + 6)
         if size < HEADER_BYTES:
             raise ValueError(f"a record of size {size} came out")
         if at + size > len(data):

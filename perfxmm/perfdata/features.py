@@ -1,7 +1,9 @@
 """Feature sections: what perf.data says of the machine and the recording.
 
-Encoding and decoding stand side by side, one pair for each shape. A feature that cannot be
-decoded is reported by ValueError or struct.error; the reader turns that into damage.
+Encoding and decoding stand side by side, one pair for each shape; decoders take the byte order of
+the recording as `struct` has it. A feature that cannot be decoded is reported by ValueError or
+struct.error; the reader turns that into damage. Here is what reading itself needs; `featuretext`
+has all of them.
 Source of the shapes: tools/perf/util/header.c, Linux 7.3.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from perfxmm.perfdata.format import NAME_ALIGN, BuildId, Feature
 # perf's own flag in a build id entry: the length byte is valid.
 MISC_BUILD_ID_SIZE = 1 << 15
 BUILD_ID_ENTRY = struct.Struct("<IHHi20sBBH")
+# Before Linux 2.6.35 an entry had no pid. Read with one, the kernel's name has lost its beginning.
+_ENTRY_WITHOUT_PID = struct.Struct("<IHH20sI")
+_SHORTENED_KERNEL = "nel.kallsyms]"
 
-_MOST_STRINGS = 1 << 20
+_MOST_STRINGS = 1 << 16
+_MOST_ENTRIES = 1 << 17
 _CLOCK_DATA_VERSION = 1
 
 
@@ -30,9 +36,9 @@ def encode_string(text: str) -> bytes:
     return struct.pack("<I", len(raw)) + raw
 
 
-def decode_string(data: bytes, offset: int = 0) -> tuple[str, int]:
+def decode_string(data: bytes, offset: int = 0, order: str = "<") -> tuple[str, int]:
     """The string at `offset` and the offset behind it."""
-    (length,) = struct.unpack_from("<I", data, offset)
+    (length,) = struct.unpack_from(f"{order}I", data, offset)
     end = offset + 4 + length
     if end > len(data):
         raise ValueError(f"a string of {length} bytes does not fit")
@@ -44,13 +50,13 @@ def encode_strings(texts: Sequence[str]) -> bytes:
     return struct.pack("<I", len(texts)) + b"".join(encode_string(t) for t in texts)
 
 
-def decode_strings(data: bytes) -> list[str]:
-    (count,) = struct.unpack_from("<I", data)
+def decode_strings(data: bytes, order: str = "<") -> list[str]:
+    (count,) = struct.unpack_from(f"{order}I", data)
     if count > _MOST_STRINGS:
         raise ValueError(f"{count} strings are not plausible")
     offset, texts = 4, []
     for _ in range(count):
-        text, offset = decode_string(data, offset)
+        text, offset = decode_string(data, offset, order)
         texts.append(text)
     return texts
 
@@ -59,9 +65,9 @@ def encode_nrcpus(online: int, available: int) -> bytes:
     return struct.pack("<II", available, online)
 
 
-def decode_nrcpus(data: bytes) -> tuple[int, int]:
+def decode_nrcpus(data: bytes, order: str = "<") -> tuple[int, int]:
     """(online, available)"""
-    available, online = struct.unpack_from("<II", data)
+    available, online = struct.unpack_from(f"{order}II", data)
     return online, available
 
 
@@ -79,21 +85,32 @@ def encode_build_ids(entries: Sequence[BuildId]) -> bytes:
     return b"".join(out)
 
 
-def decode_build_ids(data: bytes) -> list[BuildId]:
-    offset, entries = 0, []
-    while offset + BUILD_ID_ENTRY.size <= len(data):
-        _, misc, size, pid, build_id, length, _, _ = BUILD_ID_ENTRY.unpack_from(data, offset)
-        if size < BUILD_ID_ENTRY.size or offset + size > len(data):
-            raise ValueError(f"build id entry at {offset} has size {size}")
+def decode_build_ids(data: bytes, order: str = "<") -> list[BuildId]:
+    entries = list(_build_ids(data, struct.Struct(order + BUILD_ID_ENTRY.format[1:])))
+    if any(entry.path == _SHORTENED_KERNEL for entry in entries):
+        entries = list(_build_ids(data, struct.Struct(order + _ENTRY_WITHOUT_PID.format[1:])))
+    return entries
+
+
+def _build_ids(data: bytes, form: struct.Struct) -> Iterator[BuildId]:
+    offset = count = 0
+    while offset + form.size <= len(data):
+        _, misc, size, *rest = form.unpack_from(data, offset)
+        if size < form.size or offset + size > len(data) or count >= _MOST_ENTRIES:
+            raise ValueError(f"build id entry {count} at {offset} has size {size}")
+        if form.size == BUILD_ID_ENTRY.size:
+            pid, build_id, length = rest[:3]
+        else:
+            pid, build_id, length = -1, rest[0], 0
         if not misc & MISC_BUILD_ID_SIZE or not 0 < length <= 20:
             length = 20
-        path = data[offset + BUILD_ID_ENTRY.size : offset + size].split(b"\0", 1)[0]
-        entries.append(BuildId(
+        path = data[offset + form.size : offset + size].split(b"\0", 1)[0]
+        yield BuildId(
             path.decode("utf-8", "surrogateescape"), build_id[:length], pid,
             misc & 7 in (CpuMode.KERNEL, CpuMode.GUEST_KERNEL),
-        ))  # fmt: skip
+        )  # fmt: skip
         offset += size
-    return entries
+        count += 1
 
 
 def encode_event_desc(events: Sequence[tuple[bytes, str, Sequence[int]]]) -> bytes:
@@ -105,24 +122,29 @@ def encode_event_desc(events: Sequence[tuple[bytes, str, Sequence[int]]]) -> byt
     return b"".join(out)
 
 
-def decode_event_desc(data: bytes) -> list[tuple[bytes, str, tuple[int, ...]]]:
-    count, attr_bytes = struct.unpack_from("<II", data)
+def decode_event_desc(
+    data: bytes, order: str = "<"
+) -> list[tuple[bytes, str, tuple[int, ...]]]:
+    """(attr in the recording's byte order, name, ids) of each event."""
+    count, attr_bytes = struct.unpack_from(f"{order}II", data)
     if count > _MOST_STRINGS or attr_bytes > 1 << 16:
         raise ValueError(f"{count} events with attrs of {attr_bytes} bytes are not plausible")
     offset, events = 8, []
     for _ in range(count):
         attr = data[offset : offset + attr_bytes]
-        (ids_count,) = struct.unpack_from("<I", data, offset + attr_bytes)
-        name, offset = decode_string(data, offset + attr_bytes + 4)
-        ids = struct.unpack_from(f"<{ids_count}Q", data, offset)
+        (ids_count,) = struct.unpack_from(f"{order}I", data, offset + attr_bytes)
+        name, offset = decode_string(data, offset + attr_bytes + 4, order)
+        if ids_count > (len(data) - offset) // 8:
+            raise ValueError(f"{ids_count} ids do not fit")
+        ids = struct.unpack_from(f"{order}{ids_count}Q", data, offset)
         offset += 8 * ids_count
         events.append((attr, name, ids))
     return events
 
 
-def decode_sample_time(data: bytes) -> tuple[int, int]:
+def decode_sample_time(data: bytes, order: str = "<") -> tuple[int, int]:
     """(first, last) time of a sample, ns."""
-    first, last = struct.unpack_from("<QQ", data)
+    first, last = struct.unpack_from(f"{order}QQ", data)
     return first, last
 
 
@@ -131,24 +153,29 @@ def encode_clock_data(clockid: int, wall_ns: int, clock_ns: int) -> bytes:
     return struct.pack("<IIQQ", _CLOCK_DATA_VERSION, clockid, wall_ns, clock_ns)
 
 
-def decode_clock_data(data: bytes) -> tuple[int, int, int]:
+def decode_clock_data(data: bytes, order: str = "<") -> tuple[int, int, int]:
     """(clockid, wall_ns, clock_ns)"""
-    version, clockid, wall_ns, clock_ns = struct.unpack_from("<IIQQ", data)
+    version, clockid, wall_ns, clock_ns = struct.unpack_from(f"{order}IIQQ", data)
     if version != _CLOCK_DATA_VERSION:
         raise ValueError(f"version {version} is not known")
     return clockid, wall_ns, clock_ns
 
 
-def _only_string(data: bytes) -> str:
-    return decode_string(data)[0]
+def _only_string(data: bytes, order: str) -> str:
+    return decode_string(data, 0, order)[0]
 
 
-def _total_mem(data: bytes) -> int:
-    return int(struct.unpack_from("<Q", data)[0])
+def _total_mem(data: bytes, order: str) -> int:
+    return int(struct.unpack_from(f"{order}Q", data)[0])
+
+
+def raw(data: bytes, order: str) -> bytes:
+    """For a feature that has no decoder here."""
+    return data
 
 
 # Feature -> (key in Reader.features, decoder). What is not here is kept raw, by bit number.
-DECODERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
+DECODERS: dict[int, tuple[str, Callable[[bytes, str], Any]]] = {
     Feature.HOSTNAME: ("hostname", _only_string),
     Feature.OSRELEASE: ("osrelease", _only_string),
     Feature.VERSION: ("version", _only_string),

@@ -12,13 +12,18 @@ from enum import IntEnum
 
 MAGIC = b"PERFILE2"
 MAGIC_SWAPPED = MAGIC[::-1]  # written on a big-endian machine
-MAGIC_OLD = b"PERFFILE"  # before 2010
+# Until Linux 3.3, and the same in both byte orders: the size of an attr entry tells which it is.
+MAGIC_OLD = b"PERFFILE"
 # magic, header size, attr entry size, then offset and size of attrs, data and event types, and
 # the feature bitmap.
 FILE_HEADER = struct.Struct("<8s8Q32s")
 FILE_HEADER_BYTES = 104
+# The first perf.data files end before the bitmap.
+SHORT_HEADER_BYTES = 72
 PIPE_HEADER_BYTES = 16
 SECTION = struct.Struct("<QQ")
+# struct perf_trace_event_type: u64 event id, then a name. Entries of the event types section.
+EVENT_TYPE_NAME_BYTES = 64
 # data.size: from here to its end the header is patched when the recording is finished.
 DATA_SIZE_AT = 48
 FEATURE_BITS = 256
@@ -59,6 +64,9 @@ class Feature(IntEnum):
     CLOCK_DATA = 29
     HYBRID_TOPOLOGY = 30
     PMU_CAPS = 31
+    CPU_DOMAIN_INFO = 32
+    E_MACHINE = 33
+    CLN_SIZE = 34
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from perfxmm.errors import DamagedInput, UsageError
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
+from perfxmm.kernel.constants import PerfType
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.perfdata import pipe
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
 from perfxmm.perfdata.events import Event, event_name
-from perfxmm.perfdata.expand import expand, is_compressed
-from perfxmm.perfdata.features import DECODERS
+from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
+from perfxmm.perfdata.features import DECODERS, raw
 from perfxmm.perfdata.format import Feature
 from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_metadata, read_head
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
+from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.source import open_input
+from perfxmm.perfdata.swap import normalise, swap_build_ids
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
 _MOST_DAMAGE = 1000
+_CUT_WHILE_READ = "the file was cut off here while it was read"
 # uname -m of the machines whose attrs may speak a SIMD dialect.
 _X86 = ("x86_64", "i386", "i486", "i586", "i686")
 
@@ -38,10 +46,13 @@ class Reader:
 
     source: path, "-" for stdin, or a binary file object. dialect: overrides detection.
 
-    events: in file order. metadata: None where perfxmm did not write it. features: decoded
-    features by name, others as raw bytes by "bit N". damage: grows while blocks are read.
-    unordered: records that came too late for time order, after `ordered_blocks`.
-    data_start, data_end: file offsets of the data section as far as it can be read.
+    head: what the header says. byte_order: "little" or "big", of the file; all that is given here
+    is little-endian. events: in file order. metadata: None where perfxmm did not write it.
+    features: decoded features by name, others as raw bytes by "bit N". damage: grows while blocks
+    are read. unordered: records that came too late for time order, after `ordered_blocks`.
+    packed: how many records, by type, were unpacked and do not appear in blocks.
+    data_start, data_end: offsets of the data section as far as it can be read; in the file, or
+    where it was unpacked, in the unpacked bytes.
 
     Raises DamagedInput for what is no recording or ends before its first record, UsageError and
     PermissionDenied where it cannot be opened.
@@ -56,18 +67,25 @@ class Reader:
         self.features: dict[str, Any] = {}
         self.metadata: Metadata | None = None
         self.unordered = 0
+        self.packed: Counter[int] = Counter()
+        self._origins: Origins | None = None
         mapped, self.file = open_input(source)
         if isinstance(mapped, bytes):
             check_magic(mapped, self.file)
             raise AssertionError("empty input passed the magic check")
         self._mapped = mapped
-        head = read_head(mapped, self.file, self._report)
-        self.pipe = head.pipe
+        self.head = head = read_head(mapped, self.file, self._report)
+        self.pipe, self.byte_order = head.pipe, head.byte_order
         self.data_start, self.data_end = head.data_start, head.data_end
+        if head.byte_order == "big":
+            self._normalise(head)
         names: dict[int, str] = {}
-        if head.pipe:
+        if head.pipe or not head.entries:
             names = self._collect(head)
-        if head.compressed or (not head.finished and is_compressed(self._quiet_blocks())):
+        head.compressed |= bool(self.packed)
+        if not self.packed and (
+            head.compressed or (not head.finished and is_compressed(self._quiet_blocks()))
+        ):
             self._expand()
         self._decode_features(head)
         self.events = self._events(head.entries, names)
@@ -91,10 +109,11 @@ class Reader:
         self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[RecordBlock]:
         """The records in file order. A block's pages are given back when the next is asked for."""
-        return scan(
-            self._mapped.view, self.data_start, self.data_end, report=self._report,
-            release=self._mapped.release, block_records=block_records, block_bytes=block_bytes,
-        )
+        for block in self._scan(
+            self._report_inside, self._mapped.release, block_records=block_records,
+            block_bytes=block_bytes,
+        ):
+            yield self._placed(block)
 
     def ordered_blocks(
         self, *, window_records: int = WINDOW_RECORDS, window_bytes: int = WINDOW_BYTES,
@@ -109,13 +128,41 @@ class Reader:
             self._mapped.view, clock, window_records=window_records, window_bytes=window_bytes,
             block_records=block_records, release=self._mapped.release,
         )
-        in_file_order = scan(
-            self._mapped.view, self.data_start, self.data_end, report=self._report
-        )
-        for block in orderer.run(in_file_order):
-            yield block
+        for block in orderer.run(self._scan(self._report_inside)):
+            # Time order looks back: what it hands out may have been lost in between.
+            if (now := self._mapped.size_now) < block.file_base + len(block.buffer):
+                self._report_inside(Damage(now, _CUT_WHILE_READ))
+                break
+            yield self._placed(block)
             self.unordered = orderer.unordered
         self.unordered = orderer.unordered
+
+    def _scan(
+        self, report: Callable[[Damage], None], release: Callable[[int, int], None] | None = None,
+        **limits: int,
+    ) -> Iterator[RecordBlock]:  # fmt: skip
+        """As `scan` over the data section, as far as the file still has it."""
+        end = min(self.data_end, self._mapped.size_now)
+        blocks = scan(
+            self._mapped.view, self.data_start, end, report=report, release=release, **limits
+        )
+        while (now := self._mapped.size_now) >= end:
+            block = next(blocks, None)
+            if block is None:
+                break
+            yield block
+        if now < self.data_end:
+            report(Damage(now, _CUT_WHILE_READ))
+
+    def _placed(self, block: RecordBlock) -> RecordBlock:
+        """The block without file offsets where it does not stand in the file."""
+        return block if self._origins is None else replace(block, file_base=-1)
+
+    def _report_inside(self, damage: Damage) -> None:
+        """Damage with an offset in the data section as it is read."""
+        if self._origins is not None:
+            damage = Damage(self._origins.of(damage.offset), damage.what)
+        self._report(damage)
 
     def _report(self, damage: Damage) -> None:
         # Blocks may be read more than once, and a hostile file has damage without end.
@@ -123,37 +170,64 @@ class Reader:
             self._reported.add(damage)
             self.damage.append(damage)
 
+    def _normalise(self, head: FileHead) -> None:
+        """Goes over to a little-endian data section."""
+        known = [
+            (attr_codec.decode(entry.data, dialect=dialects.L), entry.ids)
+            for entry in head.entries if _is_attr(entry.data)
+        ]  # fmt: skip
+        if self.data_end > self.data_start:
+            made = normalise(self._mapped, self.data_start, self.data_end, known, self._report)
+            self._mapped, self._origins, self.packed = made.data, made.origins, made.packed
+            self.data_end = made.data.size
+
     def _collect(self, head: FileHead) -> dict[int, str]:
+        """What a stream has as records; a file may have its events there too."""
         found = pipe.collect(self._quiet_blocks(), self._report)
         if not found.entries:
+            if not head.pipe:
+                raise DamagedInput(
+                    "the file has 0 events", file=self.file, offset=24,
+                    field="header.attrs.size", why="a recording has at least one",
+                )
             raise DamagedInput(
                 "the stream has no events", file=self.file, offset=head.data_start,
                 record_type="HEADER_ATTR", why="it ends, or is damaged, before the first of them",
             )
         head.entries = found.entries
-        head.compressed = found.compressed > 0
-        head.feature_bodies = found.feature_bodies
-        if found.build_ids:
-            head.feature_bodies[Feature.BUILD_ID] = (head.data_start, bytes(found.build_ids))
+        head.tracepoint_names |= found.tracepoint_names
+        head.compressed |= found.compressed > 0
+        head.feature_bodies = found.feature_bodies | head.feature_bodies
+        if found.build_ids and Feature.BUILD_ID not in head.feature_bodies:
+            entries = bytes(found.build_ids)
+            if head.byte_order == "big":  # as in the feature section of such a file
+                entries = swap_build_ids(entries)
+            head.feature_bodies[Feature.BUILD_ID] = (head.data_start, entries)
+        head.feature_bytes = {bit: len(body) for bit, (_, body) in head.feature_bodies.items()}
         return found.names
 
     def _quiet_blocks(self) -> Iterator[RecordBlock]:
         """For a first look: what is damaged will be met again."""
-        return scan(
-            self._mapped.view, self.data_start, self.data_end, report=lambda damage: None,
-            release=self._mapped.release,
-        )
+        return self._scan(lambda damage: None, self._mapped.release)
 
     def _expand(self) -> None:
         """Goes over to a data section without compressed records."""
+        origins = Origins()
         expanded = expand(
-            self._mapped, self._quiet_blocks(), self.data_start, self.data_end, self._report
-        )
+            self._mapped, self._counted(self._quiet_blocks()), self.data_start, self.data_end,
+            self._report, origins,
+        )  # fmt: skip
+        self._origins = origins
         if isinstance(expanded, bytes):
             self.data_end = self.data_start
             return
         self._mapped = expanded
         self.data_start, self.data_end = 0, expanded.size
+
+    def _counted(self, blocks: Iterator[RecordBlock]) -> Iterator[RecordBlock]:
+        for block in blocks:
+            self.packed.update(block.types[np.isin(block.types, COMPRESSED_TYPES)].tolist())
+            yield block
 
     def _decode_features(self, head: FileHead) -> None:
         for bit, (offset, body) in sorted(head.feature_bodies.items()):
@@ -162,9 +236,9 @@ class Reader:
                 continue
             if not body:  # perf leaves it so where it found nothing to say
                 continue
-            key, decode = DECODERS.get(bit, (f"bit {bit}", bytes))
+            key, decode = DECODERS.get(bit, (f"bit {bit}", raw))
             try:
-                self.features[key] = decode(body)
+                self.features[key] = decode(body, head.order)
             except (struct.error, ValueError) as error:
                 self._report(Damage(offset, f"feature {key} cannot be read: {error}"))
 
@@ -183,10 +257,18 @@ class Reader:
             name = next((names[i] for i in entry.ids if i in names), "")
             if not name and len(described) == len(entries):
                 name = described[index][1]
+            if not name and attr.type == PerfType.TRACEPOINT:
+                name = self.head.tracepoint_names.get(attr.config, "")
             events.append(Event(
                 index, name or event_name(attr), attr, entry.ids, entry.data, entry.offset
             ))  # fmt: skip
         return events
+
+
+def _is_attr(data: bytes) -> bool:
+    """Whether decoding them will not fail; where it does is told when the events are made."""
+    size = int.from_bytes(data[4:8], "little") or attr_codec.ATTR_SIZE_VER0
+    return attr_codec.ATTR_SIZE_VER0 <= size <= len(data)
 
 
 def _dialect(asked: Dialect | str | None) -> Dialect | None:

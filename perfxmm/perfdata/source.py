@@ -27,7 +27,8 @@ _PAGE = mmap.PAGESIZE
 class Mapped:
     """A file's bytes, read-only. `view` is uint8 [size]; `release` gives pages back.
 
-    The map keeps the size that the file had when it was opened.
+    The map keeps the size that the file had when it was opened. To touch what a file has lost
+    since then kills the process (SIGBUS): ask `size_now` before.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -41,6 +42,11 @@ class Mapped:
 
     def __getitem__(self, where: slice) -> bytes:
         return bytes(self._map[where])
+
+    @property
+    def size_now(self) -> int:
+        """Bytes of the file at this moment."""
+        return self._map.size()
 
     def release(self, begin: int, end: int) -> None:
         """Takes the pages of [begin, end) out of this process; reading brings them back."""

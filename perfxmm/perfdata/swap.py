@@ -1,0 +1,470 @@
+"""Recordings made on big-endian machines: their records rewritten as a little-endian machine's.
+
+Records keep their size and their place, so that offsets stay those of the file. What is not a
+number stays as it is: names, RAW payloads, copies of the user stack, AUX data, and features inside
+HEADER_FEATURE, which `features` decodes in the recording's byte order. Where a header makes no
+sense the rest is copied as it is; the scan of the result says what is wrong and where.
+
+Which fields there are: include/uapi/linux/perf_event.h and tools/lib/perf/include/perf/event.h,
+Linux 7.3. Of BPF_METADATA and SCHEDSTAT_* and of unknown types only header and trailer are
+rewritten: nothing reads more.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from perfxmm.errors import DamagedInput
+from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel import dialects
+from perfxmm.kernel.attr import ATTR_SIZE_VER0, BASE_FIELDS, FIELD_BYTES, EventAttr
+from perfxmm.kernel.constants import MISC_MMAP_BUILD_ID, PRECISE_IP_MASK, RecordType
+from perfxmm.kernel.layout import FieldKind, LayoutPlan, plan_layout
+from perfxmm.perfdata.blocks import Damage
+from perfxmm.perfdata.expand import COMPRESSED_TYPES, Stream
+from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.source import Mapped, spool_error
+
+_CHUNK_BYTES = 4 << 20
+_HEADER_BYTES = 8
+_BIG_HEADER, _LITTLE_HEADER = struct.Struct(">IHH"), struct.Struct("<IHH")
+_FIRST_TOOL_TYPE = 64
+_MOST_EVENTS = 1 << 16
+_FLAGS_AT = 40
+# struct perf_branch_entry: widths of its flags, first one first (UAPI header, Linux 7.3).
+_BRANCH_FLAGS = (1, 1, 1, 1, 16, 4, 2, 4, 3, 31)
+_BRANCH_WORDS = 3
+# No protection is as large; a path cannot begin with a smaller number (see mmap2_has_protection).
+_NO_PROTECTION = 0x20
+
+U64 = npt.NDArray[np.uint64]
+
+# Type -> the numbers that it begins with, as struct has them.
+_BEGINS: dict[int, str] = {
+    RecordType.MMAP: "IIQQQ", RecordType.LOST: "QQ", RecordType.COMM: "II",
+    RecordType.EXIT: "IIIIQ", RecordType.FORK: "IIIIQ", RecordType.THROTTLE: "QQQ",
+    RecordType.UNTHROTTLE: "QQQ", RecordType.READ: "II", RecordType.AUX: "QQQ",
+    RecordType.ITRACE_START: "II", RecordType.LOST_SAMPLES: "Q",
+    RecordType.SWITCH_CPU_WIDE: "II", RecordType.NAMESPACES: "IIQ", RecordType.KSYMBOL: "QIHH",
+    RecordType.BPF_EVENT: "HHI", RecordType.CGROUP: "Q", RecordType.TEXT_POKE: "QHH",
+    RecordType.AUX_OUTPUT_HW_ID: "Q", RecordType.HEADER_EVENT_TYPE: "Q",
+    RecordType.HEADER_TRACING_DATA: "I", RecordType.HEADER_BUILD_ID: "I",
+    RecordType.AUXTRACE_INFO: "II", RecordType.AUXTRACE: "QQQIIII",
+    RecordType.THREAD_MAP: "Q", RecordType.STAT: "QIIQQQ", RecordType.STAT_ROUND: "QQ",
+    RecordType.TIME_CONV: "QQQQQ", RecordType.HEADER_FEATURE: "Q", RecordType.COMPRESSED2: "Q",
+}  # fmt: skip
+# What follows is u64 numbers to the end (or to the trailer).
+_WORDS_FOLLOW = (
+    RecordType.READ, RecordType.NAMESPACES, RecordType.CALLCHAIN_DEFERRED, RecordType.ID_INDEX,
+    RecordType.AUXTRACE_INFO, RecordType.STAT_CONFIG,
+)  # fmt: skip
+_EVENT_UPDATE_SCALE, _EVENT_UPDATE_CPUS = 1, 3
+
+
+@dataclass(slots=True)
+class Normalised:
+    """Little-endian records. At the offsets that they have in the file where `origins` is None.
+
+    packed: compressed records by type, which were unpacked and left out.
+    """
+
+    data: Mapped
+    origins: Origins | None
+    packed: Counter[int]
+
+
+def normalise(
+    data: Mapped, begin: int, end: int, events: Iterable[tuple[EventAttr, Sequence[int]]],
+    report: Callable[[Damage], None],
+) -> Normalised:
+    """data[begin:end], records of a big-endian machine, with all numbers little-endian.
+
+    The result too begins at `begin`. events: those that the header names, with their ids;
+    HEADER_ATTR adds to them. `report` gets the first compressed record that cannot be unpacked.
+    Raises PerfxmmError where there is no room for the temporary file.
+    """
+    with tempfile.TemporaryFile(prefix="perfxmm-") as spool:
+        job = _Job(data, end, spool, Swapper(events), Stream(report, ">"))
+        try:
+            spool.seek(begin)
+            job.run(begin)
+            spool.flush()
+            spool.truncate(max(spool.tell(), 1))
+        except OSError as error:
+            raise spool_error(error) from error
+        if job.stream.rest and not job.stream.broken:
+            left = len(job.stream.rest)
+            report(Damage(end, f"{left} bytes of an unfinished record are left"))
+        made = Mapped(spool.fileno(), os.fstat(spool.fileno()).st_size)
+        return Normalised(made, job.origins if job.packed else None, job.packed)
+
+
+class _Job:
+    def __init__(
+        self, data: Mapped, end: int, spool: BinaryIO, swapper: Swapper, stream: Stream
+    ) -> None:
+        self.data, self.end, self.spool = data, end, spool
+        self.swapper, self.stream = swapper, stream
+        self.origins = Origins()
+        self.packed: Counter[int] = Counter()
+
+    def run(self, at: int) -> None:
+        while at < self.end:
+            after = self._unpack(at)
+            if after is None:
+                after = self._swap(at)
+            self.data.release(at, after)
+            at = after
+
+    def _unpack(self, at: int) -> int | None:
+        """The compressed record at `at`; None where it is something else."""
+        front = self.data[at : min(at + _HEADER_BYTES, self.end)]
+        if len(front) < _HEADER_BYTES:
+            return None
+        kind, misc, size = (int(number) for number in _BIG_HEADER.unpack(front))
+        if kind not in COMPRESSED_TYPES or size < _HEADER_BYTES or at + size > self.end:
+            return None
+        body = self.swapper.body(kind, misc, self.data[at + _HEADER_BYTES : at + size])
+        self.packed[kind] += 1
+        self.origins.add(self.spool.tell(), at, copied=False)
+        record = _LITTLE_HEADER.pack(kind, misc, size) + body
+        for records in self.stream.feed(kind, record, at):
+            plain = bytearray(records)
+            self.swapper.swap(plain, last=True)
+            self.spool.write(plain)
+        return at + size
+
+    def _swap(self, at: int) -> int:
+        """Plain records from `at` on, and the payload behind the last."""
+        self.origins.add(self.spool.tell(), at, copied=True)
+        chunk = bytearray(self.data[at : min(at + _CHUNK_BYTES, self.end)])
+        done, payload = self.swapper.swap(chunk, last=at + len(chunk) >= self.end)
+        self.spool.write(memoryview(chunk)[:done])
+        at += done
+        # None: what follows cannot be understood.
+        until = self.end if payload is None else min(at + payload, self.end)
+        for place in range(at, until, _CHUNK_BYTES):
+            self.spool.write(self.data[place : min(place + _CHUNK_BYTES, until)])
+        return until
+
+
+def swap_attr(data: bytes) -> bytes:
+    """A perf_event_attr with its known fields little-endian; bytes beyond them stay."""
+    out = bytearray(data)
+    for at, kind in (*BASE_FIELDS.values(), (4, "I")):
+        size = FIELD_BYTES[kind]
+        if at + size <= len(data):
+            out[at : at + size] = data[at : at + size][::-1]
+    word = data[_FLAGS_AT : _FLAGS_AT + 8]
+    if len(word) == 8:
+        # Bit fields begin at the other end of the word there.
+        flags = int(f"{int.from_bytes(word, 'big'):064b}"[::-1], 2)
+        # precise_ip has two bits, whose order is that of the number.
+        low, high = flags >> 15 & 1, flags >> 16 & 1
+        flags = flags & ~PRECISE_IP_MASK | high << 15 | low << 16
+        out[_FLAGS_AT : _FLAGS_AT + 8] = flags.to_bytes(8, "little")
+    return bytes(out)
+
+
+def mmap2_has_protection(word: int) -> bool:
+    """Whether the u32 behind MMAP2's inode generation is a protection.
+
+    Kernels from 3.12 to 3.15 had no protection and flags there: the path follows at once.
+    """
+    return word < _NO_PROTECTION
+
+
+def swap_build_ids(entries: bytes | bytearray) -> bytes:
+    """Records HEADER_BUILD_ID, one behind the other, from little-endian to big-endian."""
+    out, at = bytearray(entries), 0
+    while at + _HEADER_BYTES + 4 <= len(out):
+        kind, misc, size, pid = struct.unpack_from("<IHHI", out, at)
+        struct.pack_into(">IHHI", out, at, kind, misc, size, pid)
+        at += max(size, _HEADER_BYTES)
+    return bytes(out)
+
+
+class Swapper:
+    """Rewrites records, by the events known so far."""
+
+    def __init__(self, events: Iterable[tuple[EventAttr, Sequence[int]]] = ()) -> None:
+        self._plans: list[LayoutPlan] = []
+        self._by_id: dict[int, LayoutPlan] = {}
+        for attr, ids in events:
+            self.add(attr, ids)
+
+    def add(self, attr: EventAttr, ids: Sequence[int]) -> None:
+        plan = next((known for known in self._plans if known == plan_layout(attr)), None)
+        if plan is None:
+            plan = plan_layout(attr)
+            self._plans.append(plan)
+        self._by_id.update(dict.fromkeys(ids, plan))
+
+    def swap(self, chunk: bytearray, *, last: bool) -> tuple[int, int | None]:
+        """Rewrites the complete records that `chunk` begins with.
+
+        Returns the bytes done and those of payload that follow; None for the payload where a
+        header makes no sense, or the data end (`last`) inside a record. Stops before a compressed
+        record.
+        """
+        samples: list[int] = []
+        at, stop, payload = 0, False, 0
+        while at + _HEADER_BYTES <= len(chunk):
+            kind, misc, size = _BIG_HEADER.unpack_from(chunk, at)
+            if (at + size > len(chunk) and not last) or (at and kind in COMPRESSED_TYPES):
+                break
+            _LITTLE_HEADER.pack_into(chunk, at, kind, misc, size)
+            if size < _HEADER_BYTES or at + size > len(chunk):
+                at, stop = at + _HEADER_BYTES, True
+                break
+            if kind == RecordType.SAMPLE and not (at | size) & 7:
+                samples += (at >> 3, (at + size) >> 3)
+            elif kind != RecordType.SAMPLE:
+                body = bytes(chunk[at + _HEADER_BYTES : at + size])
+                chunk[at + _HEADER_BYTES : at + size] = self.body(kind, misc, body)
+                if kind in (RecordType.AUXTRACE, RecordType.HEADER_TRACING_DATA):
+                    at += size
+                    payload = _payload_bytes(kind, body)
+                    stop = payload < 0
+                    break
+            at += size
+        else:
+            stop = last and at < len(chunk)
+        if samples:
+            self._samples(chunk, np.array(samples, np.int64).reshape(-1, 2))
+        return at, None if stop else payload
+
+    def body(self, kind: int, misc: int, body: bytes) -> bytes:
+        """What follows the header of any record but a sample; as long as before."""
+        trailer = b""
+        if kind < _FIRST_TOOL_TYPE and self._plans:
+            trailer = self._trailer(body)
+            body = body[: len(body) - len(trailer)]
+        swap = _SPECIAL.get(kind)
+        if swap is not None:
+            swapped = swap(self, body, misc)
+        else:
+            begins = _BEGINS.get(kind, "")
+            swapped = _numbers(begins, body)
+            if kind in _WORDS_FOLLOW:
+                swapped = swapped[: len(swapped) - _behind(begins, body)] + _words(
+                    body[struct.calcsize("<" + begins) :]
+                )
+        return swapped + trailer
+
+    def _trailer(self, body: bytes) -> bytes:
+        """The little-endian struct sample_id that the body ends with."""
+        names = self._plans[0].trailer
+        at = names.get("identifier", names.get("id"))
+        plan = self._plans[0]
+        if at is not None and len(body) >= -8 * at:
+            (number,) = struct.unpack_from(">Q", body, len(body) + 8 * at)
+            plan = self._by_id.get(number, plan)
+        count = len(plan.trailer)
+        if len(body) < 8 * count:
+            return b""
+        words = list(struct.unpack(f">{count}Q", body[len(body) - 8 * count :]))
+        for name in ("tid", "cpu"):
+            if name in plan.trailer:
+                words[plan.trailer[name]] = _halves(words[plan.trailer[name]])
+        return struct.pack(f"<{count}Q", *words)
+
+    def _samples(self, chunk: bytearray, spans: npt.NDArray[np.int64]) -> None:
+        """spans: int64 [k, 2], first word and the word behind the last of each sample."""
+        if not self._plans:
+            return
+        words = np.frombuffer(chunk, "<u8", len(chunk) // 8)
+        raw = bytes(chunk) if any(_has_bytes(plan) for plan in self._plans) else b""
+        counts = spans[:, 1] - spans[:, 0] - 1  # the header is done
+        first = np.repeat(spans[:, 0] + 1 - np.cumsum(counts) + counts, counts)
+        inside = first + np.arange(int(counts.sum()))
+        words[inside] = words[inside].byteswap()
+        for plan, mine in self._by_plan(words, spans):
+            for name in ("tid", "cpu"):
+                if name in plan.fixed:
+                    at = mine[:, 0] + plan.fixed[name]
+                    at = at[at < mine[:, 1]]
+                    words[at] = words[at] << np.uint64(32) | words[at] >> np.uint64(32)
+            if _needs_walk(plan):
+                for begin, end in mine.tolist():
+                    _walk(plan, words, raw, begin, end)
+
+    def _by_plan(
+        self, words: U64, spans: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[LayoutPlan, npt.NDArray[np.int64]]]:
+        plan = self._plans[0]
+        if len(self._plans) == 1 or plan.id_word is None:
+            yield plan, spans
+            return
+        at = np.minimum(spans[:, 0] + plan.id_word, spans[:, 1] - 1)
+        owners = [id(self._by_id.get(number, plan)) for number in words[at].tolist()]
+        for each in self._plans:
+            mine = spans[np.array(owners) == id(each)]
+            if len(mine):
+                yield each, mine
+
+    def _attr(self, body: bytes, misc: int) -> bytes:
+        if len(body) < ATTR_SIZE_VER0:
+            return body
+        size = struct.unpack_from(">I", body, 4)[0] or ATTR_SIZE_VER0
+        if not ATTR_SIZE_VER0 <= size <= len(body):
+            return swap_attr(body)
+        attr, ids = swap_attr(body[:size]), _words(body[size:])
+        if len(self._plans) < _MOST_EVENTS:
+            try:
+                decoded = attr_codec.decode(attr, dialect=dialects.L)
+            except DamagedInput:  # met again, and told, where the events are collected
+                return attr + ids
+            self.add(decoded, struct.unpack_from(f"<{len(ids) // 8}Q", ids))
+        return attr + ids
+
+    def _mmap2(self, body: bytes, misc: int) -> bytes:
+        kinds = "IIQQQ" + ("24s" if misc & MISC_MMAP_BUILD_ID else "IIQQ")
+        if len(body) >= 60 and mmap2_has_protection(struct.unpack_from(">I", body, 56)[0]):
+            kinds += "II"
+        return _numbers(kinds, body)
+
+    def _thread_map(self, body: bytes, misc: int) -> bytes:
+        return _numbers("Q" + "Q16s" * ((len(body) - 8) // 24), body)
+
+    def _auxtrace_error(self, body: bytes, misc: int) -> bytes:
+        return _numbers("IIIIIIQQ64sII" if len(body) >= 112 else "IIIIIIQQ", body)
+
+    def _cpu_map(self, body: bytes, misc: int) -> bytes:
+        return _cpu_map(body)
+
+    def _event_update(self, body: bytes, misc: int) -> bytes:
+        swapped = _numbers("QQ", body)
+        if len(body) < 16:
+            return swapped
+        (what,) = struct.unpack_from("<Q", swapped)
+        if what == _EVENT_UPDATE_SCALE:
+            return _numbers("QQQ", body)
+        return swapped[:16] + _cpu_map(body[16:]) if what == _EVENT_UPDATE_CPUS else swapped
+
+
+_SPECIAL: dict[int, Callable[[Swapper, bytes, int], bytes]] = {
+    RecordType.HEADER_ATTR: Swapper._attr, RecordType.MMAP2: Swapper._mmap2,
+    RecordType.THREAD_MAP: Swapper._thread_map, RecordType.CPU_MAP: Swapper._cpu_map,
+    RecordType.AUXTRACE_ERROR: Swapper._auxtrace_error,
+    RecordType.EVENT_UPDATE: Swapper._event_update,
+}  # fmt: skip
+
+
+def _numbers(kinds: str, data: bytes) -> bytes:
+    """The numbers that `data` begins with little-endian, as many as there are; the rest as is."""
+    size = struct.calcsize("<" + kinds)
+    if size <= len(data):
+        return struct.pack("<" + kinds, *struct.unpack_from(">" + kinds, data)) + data[size:]
+    # Too short for its type: whoever reads it will say so.
+    fitting = kinds
+    while struct.calcsize("<" + fitting) > len(data):
+        fitting = fitting.rstrip("0123456789s") if fitting[-1] == "s" else fitting[:-1]
+    return _numbers(fitting, data)
+
+
+def _behind(kinds: str, data: bytes) -> int:
+    return max(0, len(data) - struct.calcsize("<" + kinds))
+
+
+def _words(data: bytes) -> bytes:
+    count = len(data) // 8
+    return struct.pack(f"<{count}Q", *struct.unpack_from(f">{count}Q", data)) + data[8 * count :]
+
+
+def _cpu_map(data: bytes) -> bytes:
+    """struct perf_record_cpu_map_data: a list of CPUs, a mask of 4 or 8 byte words, or a range."""
+    if len(data) < 6:
+        return _numbers("HHH", data)
+    kind, number, width = struct.unpack_from(">HHH", data)
+    if kind == 0:
+        return _numbers(f"HH{'H' * min(number, (len(data) - 4) // 2)}", data)
+    if kind == 1:
+        head, word = ("HHH", "I") if width == 4 else ("HHH4s", "Q")
+        room = (len(data) - struct.calcsize("<" + head)) // struct.calcsize(word)
+        return _numbers(head + word * max(0, min(number, room)), data)
+    return _numbers("HBBHH", data) if kind == 2 else data[:2][::-1] + data[2:]
+
+
+def _payload_bytes(kind: int, body: bytes) -> int:
+    """Bytes of payload behind a record; -1 where it is too short to say."""
+    wide = 8 if kind == RecordType.AUXTRACE else 4
+    if len(body) < wide:
+        return -1
+    size = int.from_bytes(body[:wide], "big")
+    return size + (-size % 8 if kind == RecordType.HEADER_TRACING_DATA else 0)
+
+
+def _halves(word: int) -> int:
+    """Two u32 that were swapped as if they were one u64."""
+    return word >> 32 | (word & 0xFFFFFFFF) << 32
+
+
+def _has_bytes(plan: LayoutPlan) -> bool:
+    kinds = (FieldKind.RAW, FieldKind.STACK, FieldKind.BYTES)
+    return any(step.kind in kinds for step in plan.following)
+
+
+def _needs_walk(plan: LayoutPlan) -> bool:
+    return _has_bytes(plan) or any(step.name == "branch_stack" for step in plan.following)
+
+
+def _walk(plan: LayoutPlan, words: U64, raw: bytes, begin: int, end: int) -> None:
+    """Puts right what is not a u64 behind the leading fields of one sample.
+
+    words: swapped. raw: the bytes before that. A sample that does not hold what it claims is left
+    from there on: it will be found damaged.
+    """
+    octets: Any = words.view(np.uint8)
+    at = begin + plan.fixed_words
+    for step in plan.following:
+        if at >= end:
+            return
+        word = int(words[at])
+        if step.kind is FieldKind.WORDS:
+            at += step.words
+        elif step.kind is FieldKind.REGISTERS:
+            at += 1 + (plan.sets[step.name].words if word else 0)
+        elif step.kind is FieldKind.COUNTED:
+            first = at + 1 + step.words
+            at = first + word * step.entry_words
+            if at > end:
+                return
+            if step.name == "branch_stack":
+                flags = words[first + 2 : first + word * _BRANCH_WORDS : _BRANCH_WORDS]
+                flags[:] = _branch_flags(flags)
+        else:
+            # RAW begins with a u32, and its bytes follow in the same word.
+            short = step.kind is FieldKind.RAW
+            size, skip = (word >> 32, 4) if short else (word, 8)
+            first = 8 * at + skip
+            if first + size > 8 * end:
+                return
+            if short:
+                octets[8 * at : first] = np.frombuffer(struct.pack("<I", size), np.uint8)
+            octets[first : first + size] = np.frombuffer(raw[first : first + size], np.uint8)
+            if short and -(first + size) % 8:  # the padding belongs to no number
+                pad = slice(first + size, -(-(first + size) // 8) * 8)
+                octets[pad] = np.frombuffer(raw[pad], np.uint8)
+            at = -(-(first + size) // 8)
+            if step.kind is FieldKind.STACK and size:
+                at += 1
+
+
+def _branch_flags(words: U64) -> U64:
+    out = np.zeros(len(words), np.uint64)
+    at = 0
+    for width in _BRANCH_FLAGS:
+        value = words >> np.uint64(64 - at - width) & np.uint64((1 << width) - 1)
+        out |= value << np.uint64(at)
+        at += width
+    return out
