@@ -253,7 +253,10 @@ def select(batch: SnapshotBatch, rows: Bool) -> SnapshotBatch:
         "sets": {name: _select_set(s, rows, n) for name, s in batch.sets.items()},
         "extra": {name: column[rows] for name, column in batch.extra.items()},
     }
-    for starts, values in (("chain_start", "chain"), ("branch_start", "branches")):
+    for starts, values in (
+        ("chain_start", "chain"), ("branch_start", "branches"),
+        ("branch_start", "branch_counters"), ("read_start", "read_values"),
+    ):  # fmt: skip
         begin, items = getattr(batch, starts), getattr(batch, values)
         if begin is None or items is None:
             continue

@@ -35,6 +35,8 @@ KNOWN_SAMPLE_TYPES = (1 << 25) - 1
 BRANCH_HW_INDEX = 1 << 17
 BRANCH_COUNTERS = 1 << 19
 BRANCH_ENTRY_WORDS = 3
+# Machine names (uname -m) whose register masks and blocks are those of asm/perf_regs.h of x86.
+X86_ARCHES = frozenset({"x86_64", "amd64", "x86", "i386", "i486", "i586", "i686"})
 
 
 class FieldKind(Enum):
@@ -120,6 +122,22 @@ class FieldPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """Where READ has its parts, in words from the field's start; None where it lacks one.
+
+    value, id, lost: of the first event. entry_words: from one event of a group to the next; 0
+    without PERF_FORMAT_GROUP, where there is one event.
+    """
+
+    enabled: int | None
+    running: int | None
+    value: int
+    id: int | None
+    lost: int | None
+    entry_words: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutPlan:
     """Where everything stands in one event's samples, and in its other records' trailers.
 
@@ -130,6 +148,12 @@ class LayoutPlan:
     trailer: sample_id field -> word from the record's END (-1 is the last); empty without
         sample_id_all.
     open_ended: sample_type has bits newer than this table, so records may be longer.
+    read: how READ is made up, None without it.
+    branch_hw_index: a word with the hardware's index stands between count and entries. Kernels
+        leave it out of a sample without a branch stack (perf_output_sample, Linux 7.3).
+    branch_counters: one word for each entry stands behind all of them.
+    weight_parts: the weight is three numbers (WEIGHT_STRUCT), not one.
+    deferred: call chains may end in PERF_CONTEXT_USER_DEFERRED and a cookie.
     """
 
     fixed: dict[str, int]
@@ -138,6 +162,11 @@ class LayoutPlan:
     sets: dict[str, SetPlan]
     trailer: dict[str, int]
     open_ended: bool
+    read: ReadPlan | None = None
+    branch_hw_index: bool = False
+    branch_counters: bool = False
+    weight_parts: bool = False
+    deferred: bool = False
 
     @property
     def id_word(self) -> int | None:
@@ -167,6 +196,15 @@ def plan_layout(attr: EventAttr, *, header: HeaderKind = "none") -> LayoutPlan:
         fixed=fixed, fixed_words=1 + len(fixed), following=following, sets=sets,
         trailer=trailer if attr.flag(AttrFlag.SAMPLE_ID_ALL) else {},
         open_ended=bool(attr.sample_type & ~KNOWN_SAMPLE_TYPES),
+        read=_read_plan(attr.read_format) if attr.has(SampleType.READ) else None,
+        branch_hw_index=bool(
+            attr.has(SampleType.BRANCH_STACK) and attr.branch_sample_type & BRANCH_HW_INDEX
+        ),
+        branch_counters=bool(
+            attr.has(SampleType.BRANCH_STACK) and attr.branch_sample_type & BRANCH_COUNTERS
+        ),
+        weight_parts=attr.has(SampleType.WEIGHT_STRUCT),
+        deferred=attr.flag(AttrFlag.DEFER_CALLCHAIN),
     )  # fmt: skip
 
 
@@ -223,11 +261,29 @@ def _field(name: str, kind: FieldKind, attr: EventAttr) -> FieldPlan:
 
 def _read_field(read_format: int) -> FieldPlan:
     """struct read_format: one value, or (PERF_FORMAT_GROUP) nr values behind the times."""
-    times = sum(
-        bool(read_format & bit)
-        for bit in (ReadFormat.TOTAL_TIME_ENABLED, ReadFormat.TOTAL_TIME_RUNNING)
-    )
-    entry = 1 + sum(bool(read_format & bit) for bit in (ReadFormat.ID, ReadFormat.LOST))
-    if read_format & ReadFormat.GROUP:
-        return FieldPlan("read", FieldKind.COUNTED, words=times, entry_words=entry)
-    return FieldPlan("read", FieldKind.WORDS, words=times + entry)
+    plan = _read_plan(read_format)
+    if plan.entry_words:
+        # The count itself is the word that COUNTED has in any case.
+        return FieldPlan(
+            "read", FieldKind.COUNTED, words=plan.value - 1, entry_words=plan.entry_words
+        )
+    parts = (plan.enabled, plan.running, plan.value, plan.id, plan.lost)
+    return FieldPlan("read", FieldKind.WORDS, words=sum(part is not None for part in parts))
+
+
+def _read_plan(read_format: int) -> ReadPlan:
+    """Order of struct read_format in include/uapi/linux/perf_event.h, Linux 7.3."""
+    at = 1  # behind the one value, or the count of a group
+    enabled = running = number = lost = None
+    if read_format & ReadFormat.TOTAL_TIME_ENABLED:
+        enabled, at = at, at + 1
+    if read_format & ReadFormat.TOTAL_TIME_RUNNING:
+        running, at = at, at + 1
+    group = bool(read_format & ReadFormat.GROUP)
+    value = at if group else 0
+    at += group
+    if read_format & ReadFormat.ID:
+        number, at = at, at + 1
+    if read_format & ReadFormat.LOST:
+        lost, at = at, at + 1
+    return ReadPlan(enabled, running, value, number, lost, at - value if group else 0)

@@ -98,7 +98,11 @@ class SnapshotBatch:
         recordings made with --redact values: uint64 [n, 11], columns STATISTICS;
         all ones in rows that have none, and `words` 0 where no registers were delivered.
     branch_start: int64 [n + 1], branches: uint64 [m, 3], branch stacks like `chain`; None where
-        the caller did not ask for them.
+        the caller did not ask for them. branch_counters: uint64 [m], what the counters did between
+        two branches, packed as the machine says; 0 where the sample's event does not log them.
+    read_start: int64 [n + 1], read_values: uint64 [m, 3], counts read with the sample (one, or
+        one of each event of the group): count, id and lost samples, 0 where the event's
+        read_format asks for no id or lost samples; None where the caller did not ask for them.
     comm, symbol, dso: int32 [n], index into the recording's string tables, -1 unknown;
         symbol_offset: uint64 [n]. Filled in by the recording (None before that).
     """
@@ -125,6 +129,9 @@ class SnapshotBatch:
     extra: dict[str, U64] = field(default_factory=dict)
     branch_start: I64 | None = None
     branches: U64 | None = None
+    branch_counters: U64 | None = None
+    read_start: I64 | None = None
+    read_values: U64 | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)

@@ -17,31 +17,26 @@ import numpy as np
 
 from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag, RecordType
 from perfxmm.kernel.dialects import HeaderKind
-from perfxmm.kernel.layout import BRANCH_ENTRY_WORDS, LayoutPlan, plan_layout
+from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan, plan_layout
 from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.blocks import RecordBlock
 from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
-from perfxmm.snapshots.gather import ALL_COLUMNS, SetColumns
+from perfxmm.snapshots.gather import ALL_COLUMNS as ALL_COLUMNS
+from perfxmm.snapshots.gather import SetColumns
+from perfxmm.snapshots.optional import EXTRA_COLUMNS as EXTRA_COLUMNS
+from perfxmm.snapshots.optional import RAGGED_COLUMNS as RAGGED_COLUMNS
+from perfxmm.snapshots.optional import OptionalColumns, stack_used
 from perfxmm.snapshots.records import (
     WORD_BYTES,
     SampledEvent,
     gather,
     keep_freed_memory,
     peek,
-    ragged,
     words_of,
 )
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
-from perfxmm.snapshots.walk import Walk, walk_samples
+from perfxmm.snapshots.walk import Look, Walk, walk_samples
 
-# What `columns` may name beside the columns that are always there: those of ALL_COLUMNS (what
-# None stands for), "branches", and these, which come in SnapshotBatch.extra. *_offset are byte
-# offsets in the block's buffer, for a caller that wants the bytes themselves.
-EXTRA_COLUMNS = (
-    "addr", "id", "stream_id", "weight", "data_src", "transaction", "phys_addr", "cgroup",
-    "data_page_size", "code_page_size", "raw_offset", "raw_bytes", "user_stack_offset",
-    "user_stack_bytes", "user_stack_dyn_bytes", "aux_offset", "aux_bytes",
-)  # fmt: skip
 MOST_PROBLEMS = 1000
 # How many of an event's first samples are asked for their SIMD header's kind.
 CONFIRM_SAMPLES = 64
@@ -64,22 +59,36 @@ class Decoder:
     """Turns the samples of blocks into batches. Made once for a recording.
 
     stop_info: the recording is by the `sigtrap` source, whose RAW field tells of the stop.
+    arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
+        over by their size; everything else is read.
     problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
-    notes: what was found out about the recording as a whole, in words.
+    longer: event -> samples that had words behind their last field. Only counted where there are
+        no register sets: with them, such a sample is left out.
     """
 
-    def __init__(self, events: Sequence[SampledEvent], *, stop_info: bool = False) -> None:
+    def __init__(
+        self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64"
+    ) -> None:
         keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
         self.plans = [plan_layout(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
-        self.notes: list[str] = []
+        self.longer: Counter[int] = Counter()
+        self._notes: list[str] = []
         self._confirmed = [not any(s.simd for s in plan.sets.values()) for plan in self.plans]
+        self._looks = [_other_looks(plan) for plan in self.plans]
         self._set_names = [
             name for name in ("intr", "user") if any(name in plan.sets for plan in self.plans)
         ]
+        if arch not in X86_ARCHES:
+            self._notes += sorted({
+                f"{name} registers of {arch} ({set_plan.words} each) are skipped: only x86 is "
+                "decoded"
+                for plan in self.plans for name, set_plan in plan.sets.items()
+            })  # fmt: skip
+            self._set_names = []
         self._lookup = _EventLookup(events, self.plans)
         self._sideband = SidebandDecoder(events, self.plans)
 
@@ -88,7 +97,7 @@ class Decoder:
     ) -> SnapshotBatch:
         """The samples of `block` in its order; other records are passed over.
 
-        columns: names of ALL_COLUMNS, EXTRA_COLUMNS or "branches"; None means ALL_COLUMNS.
+        columns: of ALL_COLUMNS, EXTRA_COLUMNS and RAGGED_COLUMNS; None means ALL_COLUMNS.
         Columns that cost next to nothing are always there. Never raises for bad records.
         """
         return _BatchBuilder(self, block, ALL_COLUMNS if columns is None else columns).build()
@@ -102,6 +111,15 @@ class Decoder:
         """Side-band records that were left out, the first MOST_PROBLEMS of them."""
         return self._sideband.problems
 
+    @property
+    def notes(self) -> list[str]:
+        """What was found out about the recording as a whole, in words. Grows with the blocks."""
+        return [*self._notes, *(
+            f"event {event}: {count} samples are longer than their fields; what follows them is "
+            "not read"
+            for event, count in sorted(self.longer.items())
+        )]  # fmt: skip
+
     def report(self, event: int, file_offsets: I64, what: str) -> None:
         """Counts samples that are left out."""
         self.damaged[what] += len(file_offsets)
@@ -109,22 +127,27 @@ class Decoder:
         self.problems += [SampleProblem(int(at), what, event) for at in file_offsets[:room]]
 
     def walk(self, event: int, words: U64, start: I64, end: I64) -> list[Walk]:
-        """Walks one event's samples: one walk, or two where a cut count needs a second look.
+        """Walks one event's samples: one walk, and more where some only fit with another look.
 
-        `row` of both counts from the samples handed in; damage is in the last walk's.
+        `row` of all counts from the samples handed in; damage is in the last walk's.
         """
         if not self._confirmed[event] and len(start):
             self._confirm_header(event, words, start, end)
         plan = self.plans[event]
-        first = walk_samples(words, start, end, plan)
-        if not first.damage or all(s.header != "u16" for s in plan.sets.values()):
-            return [first]
-        again = np.sort(np.concatenate([rows for rows, _ in first.damage]))
-        second = walk_samples(words, start[again], end[again], plan, full_payload=True)
-        second.row = again[second.row]
-        second.damage = [(again[rows], why) for rows, why in second.damage]
-        first.damage = []
-        return [first, second] if len(second) else [replace(first, damage=second.damage)]
+        walks = [walk_samples(words, start, end, plan)]
+        for look in self._looks[event]:
+            if not walks[-1].damage:
+                break
+            again = np.sort(np.concatenate([rows for rows, _ in walks[-1].damage]))
+            walk = walk_samples(words, start[again], end[again], plan, look=look)
+            if len(walk):
+                walk.row = again[walk.row]
+                walk.damage = [(again[rows], why) for rows, why in walk.damage]
+                walks[-1].damage = []
+                walks.append(walk)
+        if longer := sum(walk.longer for walk in walks):
+            self.longer[event] += longer
+        return walks
 
     def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
         """Asks the first samples whether the SIMD header is of the kind that the attr implies.
@@ -148,10 +171,26 @@ class Decoder:
         tried = walk_samples(words, start[some], end[some], plan)
         if _with_simd(tried) and 8 * len(tried) >= 7 * len(start[some]):
             self.plans[event] = plan
-            self.notes.append(
+            self._looks[event] = _other_looks(plan)
+            self._notes.append(
                 f"event {event}: the samples have {other} SIMD headers, though the event's "
                 f"attribute reads as dialect {attr.dialect.name}"
             )
+
+
+def _other_looks(plan: LayoutPlan) -> tuple[Look, ...]:
+    """In what other ways samples may be meant that do not fit their plan, likeliest first."""
+    looks: list[Look] = []
+    cut = any(set_plan.header == "u16" for set_plan in plan.sets.values())
+    if cut:
+        looks.append(Look.FULL_PAYLOAD)
+    if plan.branch_hw_index:
+        looks.append(Look.BARE_BRANCHES)
+        if cut:
+            looks.append(Look.FULL_PAYLOAD | Look.BARE_BRANCHES)
+        if not plan.sets:
+            looks.append(Look.LONGER)
+    return tuple(looks)
 
 
 def _with_simd(walk: Walk) -> int:
@@ -236,12 +275,7 @@ class _BatchBuilder:
         self.stop_flags = np.zeros(n, np.uint32)
         self.xstate_bv = np.full(n if decoder.stop_info else 0, NOTHING_KNOWN)
         self.statistics: U64 | None = None
-        self.spans = {
-            name: (np.zeros(n, np.int64), np.zeros(n, np.int64))
-            for name in ("chain", "branches") if name in self.columns
-        }  # fmt: skip
-        asked = [name for name in EXTRA_COLUMNS if name in self.columns]
-        self.extra = {name: np.zeros(n, np.uint64) for name in asked}
+        self.optional = OptionalColumns(n, self.columns, self.words, self.offsets)
         self.sets = {
             name: SetColumns(
                 name, n, [p.sets[name] for p in decoder.plans if name in p.sets], self.columns
@@ -276,6 +310,14 @@ class _BatchBuilder:
         # After walk(): it may have changed its mind about the plan.
         plan = self.decoder.plans[event]
         for walk in walks:
+            if "user_stack" in walk.at:
+                beyond = stack_used(self.words, walk) > walk.count["user_stack"].astype(np.uint64)
+                if beyond.any():
+                    bad = walk.row[beyond]
+                    self.leave_out(
+                        event, bad if rows is None else rows[bad],
+                        "user_stack claims to use more than was dumped",
+                    )
             if rows is None and len(walk) == self.n:
                 self._walk(event, plan, walk, None)
             elif len(walk):
@@ -298,11 +340,10 @@ class _BatchBuilder:
             self.cpu[place] = np.ascontiguousarray(head[:, plan.fixed["cpu"]]).view("<i4")[0::2]
         if self.decoder.stop_info and "raw" in walk.at:
             self._stop(walk, place)
-        for name, set_plan in plan.sets.items():
-            self.sets[name].add(self.words, walk, set_plan, rows)
-        self._spans(plan, walk, place)
-        if self.extra:
-            self._extra(plan, walk, head, place)
+        for name, columns in self.sets.items():
+            if name in plan.sets:
+                columns.add(self.words, walk, plan.sets[name], rows)
+        self.optional.add(plan, walk, head, place)
 
     def _stop(self, walk: Walk, place: I64 | slice) -> None:
         """What the `sigtrap` source put into RAW: see perfdata.stopinfo."""
@@ -337,39 +378,6 @@ class _BatchBuilder:
         found[rows, 9:] = octets[:, 18:20]
         self.statistics[place] = found
 
-    def _spans(self, plan: LayoutPlan, walk: Walk, place: I64 | slice) -> None:
-        """Where call chain and branch stack lie; they are copied once the rows are settled."""
-        words = {step.name: step.words for step in plan.following}
-        for name, source in (("chain", "callchain"), ("branches", "branch_stack")):
-            if name in self.spans and source in walk.at:
-                at, count = self.spans[name]
-                at[place] = walk.at[source] + 1 + words[source]
-                count[place] = walk.count[source]
-
-    def _extra(self, plan: LayoutPlan, walk: Walk, head: U64, place: I64 | slice) -> None:
-        for name, column in self.extra.items():
-            if name in plan.fixed:
-                column[place] = head[:, plan.fixed[name]]
-            elif name == "id" and "identifier" in plan.fixed:
-                column[place] = head[:, plan.fixed["identifier"]]
-            elif name in walk.at:
-                column[place] = self.words[walk.at[name]]
-        for name, skip in (("raw", 4), ("user_stack", 8), ("aux", 8)):
-            if name not in walk.at:
-                continue
-            count = walk.count[name]
-            if f"{name}_bytes" in self.extra:
-                self.extra[f"{name}_bytes"][place] = count.astype(np.uint64)
-            if f"{name}_offset" in self.extra:
-                inside = (walk.at[name] - walk.start) * WORD_BYTES + skip
-                at = self.offsets[place] + inside
-                self.extra[f"{name}_offset"][place] = at.astype(np.uint64)
-            if name == "user_stack" and "user_stack_dyn_bytes" in self.extra:
-                has = count > 0
-                behind = np.where(has, walk.at[name] + 1 + -(-count // WORD_BYTES), 0)
-                dyn = np.where(has, self.words[behind], np.uint64(0))
-                self.extra["user_stack_dyn_bytes"][place] = dyn
-
     def _finish(self) -> SnapshotBatch:
         good = self.good
         keep: Bool | slice = slice(None) if bool(np.all(good)) else good
@@ -386,19 +394,10 @@ class _BatchBuilder:
             misc=misc, cpumode=(misc & MISC_CPUMODE_MASK).astype(np.uint8),
             exact_ip=(misc & MISC_EXACT_IP) != 0, file_offset=self.file_offset[keep],
             stop_flags=self.stop_flags[keep], sets=sets,
-            extra={name: column[keep] for name, column in self.extra.items()},
         )  # fmt: skip
+        self.optional.finish(batch, keep)
         if self.statistics is not None:
             batch.extra["stats"] = self.statistics[keep]
-        if "chain" in self.spans:
-            at, count = self.spans["chain"]
-            batch.chain_start, chain = ragged(self.words, at[keep], count[keep])
-            batch.chain = chain.reshape(-1)
-        if "branches" in self.spans:
-            at, count = self.spans["branches"]
-            batch.branch_start, batch.branches = ragged(
-                self.words, at[keep], count[keep], BRANCH_ENTRY_WORDS
-            )
         return batch
 
 

@@ -8,6 +8,7 @@ does not hold what it claims leaves the walk and is named in `damage`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,21 @@ SIMD_HEADER_WORDS = {"u64": 4, "u16": 1, "none": 0}
 R2_CUT_REGISTERS = 16
 
 
+class Look(Flag):
+    """How to take samples for which there is more than one way.
+
+    FULL_PAYLOAD: where a u16 header says 16 vectors and more were asked for, the payload holds all
+    that were asked for. The postings that cut the count wrote such records.
+    BARE_BRANCHES: a branch stack without entries has no hardware index either.
+    LONGER: words may follow the last field.
+    """
+
+    PLAIN = 0
+    FULL_PAYLOAD = auto()
+    BARE_BRANCHES = auto()
+    LONGER = auto()
+
+
 @dataclass(slots=True)
 class Walk:
     """Where things are. Arrays are [k], one row for each sample that was sound.
@@ -39,6 +55,8 @@ class Walk:
     abi, header: register set name -> abi, and the SIMD header packed as in RegisterSet.header.
     stored: register set name -> vectors in the payload, which may be more than the header says.
     damage: rows that were not sound, and why.
+    longer: how many samples have words behind their last field, which nobody reads.
+    bare_branches: taken so (`Look`).
     alike: every sample has the same layout as the first. stride: and is so many words behind the
         one before it; 0: it is not; None: not known.
     """
@@ -52,6 +70,8 @@ class Walk:
     header: dict[str, U64] = field(default_factory=dict)
     stored: dict[str, I64] = field(default_factory=dict)
     damage: list[tuple[I64, str]] = field(default_factory=list)
+    longer: int = 0
+    bare_branches: bool = False
     alike: bool = False
     stride: int | None = None
 
@@ -60,15 +80,11 @@ class Walk:
 
 
 def walk_samples(
-    words: U64, start: I64, end: I64, plan: LayoutPlan, *, full_payload: bool = False
+    words: U64, start: I64, end: I64, plan: LayoutPlan, *, look: Look = Look.PLAIN
 ) -> Walk:
-    """Walks samples start[i]..end[i] (in words; they lie inside `words`) by `plan`.
-
-    full_payload: where a u16 header says 16 vectors and more were asked for, take the payload to
-    hold all that were asked for. The postings that cut the count wrote such records.
-    """
+    """Walks samples start[i]..end[i] (in words; they lie inside `words`) by `plan`."""
     if len(start) >= ALIKE_LEAST and bool(np.all(end - start == end[0] - start[0])):
-        pioneer = _Walker(words, start[:1], end[:1], full_payload)
+        pioneer = _Walker(words, start[:1], end[:1], look)
         first = pioneer.go(plan)
         stride = stride_of(start)
         if len(first) and all(
@@ -76,7 +92,7 @@ def walk_samples(
             for place, value, mask in pioneer.seen
         ):
             return _repeated(first, start, end, stride)
-    return _Walker(words, start, end, full_payload).go(plan)
+    return _Walker(words, start, end, look).go(plan)
 
 
 def _repeated(first: Walk, start: I64, end: I64, stride: int) -> Walk:
@@ -89,7 +105,7 @@ def _repeated(first: Walk, start: I64, end: I64, stride: int) -> Walk:
         abi={name: np.broadcast_to(abi, n) for name, abi in first.abi.items()},
         header={name: np.broadcast_to(header, n) for name, header in first.header.items()},
         stored={name: np.broadcast_to(stored, n) for name, stored in first.stored.items()},
-        alike=True, stride=stride,
+        alike=True, stride=stride, longer=n * first.longer, bare_branches=first.bare_branches,
     )  # fmt: skip
 
 
@@ -99,11 +115,14 @@ class _Walker:
     seen: for a walk of one sample, each word that decided a length: place, value, mask.
     """
 
-    def __init__(self, words: U64, start: I64, end: I64, full_payload: bool) -> None:
+    def __init__(self, words: U64, start: I64, end: I64, look: Look) -> None:
         self.words = words
         self.pos = start
-        self.full_payload = full_payload
-        self.walk = Walk(row=np.arange(len(start)), start=start, end=end)
+        self.options = look
+        self.walk = Walk(
+            row=np.arange(len(start)), start=start, end=end,
+            bare_branches=Look.BARE_BRANCHES in look,
+        )  # fmt: skip
         self.seen: list[tuple[int, int, int]] = []
 
     def go(self, plan: LayoutPlan) -> Walk:
@@ -168,6 +187,8 @@ class _Walker:
             count = self.length(name, entry_bytes if step.kind is FieldKind.COUNTED else 1)
             if step.kind is FieldKind.COUNTED:
                 step_words = 1 + step.words + count * step.entry_words
+                if name == "branch_stack" and walk.bare_branches:
+                    step_words = step_words - step.words * (count == 0)
             elif step.kind is FieldKind.STACK:
                 step_words = 1 + _words(count) + (count > 0)
             else:
@@ -209,7 +230,7 @@ class _Walker:
             | ~POSSIBLE_QWORDS[np.minimum(qwords, np.uint64(9)).astype(np.int64)]
         )  # fmt: skip
         stored = nr.copy()
-        if self.full_payload:
+        if Look.FULL_PAYLOAD in self.options:
             cut = (nr == R2_CUT_REGISTERS) & (len(plan.vec_registers) > R2_CUT_REGISTERS)
             stored[cut] = len(plan.vec_registers)
         walk.header[name] = (
@@ -228,10 +249,15 @@ class _Walker:
     def finish(self, plan: LayoutPlan) -> Walk:
         walk = self.walk
         self.drop(self.pos > walk.end, "the record is shorter than its fields")
+        if plan.open_ended:
+            return walk
+        left_over = self.pos != walk.end
         # Words left over mean that the plan is not this record's: registers read by it would be
-        # somebody else's bytes.
-        if plan.sets and not plan.open_ended:
-            self.drop(self.pos != walk.end, "the record is longer than its fields")
+        # somebody else's bytes. Without registers they are passed over, as perf does.
+        if plan.sets or (plan.branch_hw_index and Look.LONGER not in self.options):
+            self.drop(left_over, "the record is longer than its fields")
+        else:
+            walk.longer = int(np.count_nonzero(left_over))
         return walk
 
 

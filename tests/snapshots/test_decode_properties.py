@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from support import sample_writer as sw
 
 from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import ReadFormat, SampleType
+from perfxmm.kernel.constants import CONTEXT_USER_DEFERRED, AttrFlag, ReadFormat, SampleType
 from perfxmm.kernel.dialects import SimdRequest
 from perfxmm.kernel.layout import bits_of
 from perfxmm.kernel.registers import GPR_SSP
-from perfxmm.snapshots.decode import ALL_COLUMNS, EXTRA_COLUMNS, Decoder
+from perfxmm.snapshots.decode import ALL_COLUMNS, EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 
-EVERYTHING = (*ALL_COLUMNS, *EXTRA_COLUMNS, "branches")
+EVERYTHING = (*ALL_COLUMNS, *EXTRA_COLUMNS, *RAGGED_COLUMNS)
+HW_INDEX, COUNTERS = 1 << 17, 1 << 19
 CLASSIC = 0xFF0FFF
 words = st.integers(0, 2**64 - 1)
 
@@ -54,7 +56,8 @@ def attrs(draw: st.DrawFn, dialect: dialects.Dialect | None = None) -> EventAttr
         )
     return EventAttr(
         sample_type=sample_type, read_format=draw(st.integers(0, 31)),
-        branch_sample_type=draw(st.sampled_from([0, 1 << 17, 1 << 19, 1 << 17 | 1 << 19])),
+        branch_sample_type=draw(st.sampled_from([0, HW_INDEX, COUNTERS, HW_INDEX | COUNTERS])),
+        flags=draw(st.sampled_from([0, int(AttrFlag.DEFER_CALLCHAIN)])),
         sample_regs_user=gpr_masks[0], sample_regs_intr=gpr_masks[1], dialect=spoken, simd=simd,
     )
 
@@ -83,16 +86,20 @@ def sample_values(attr: EventAttr, rng: random.Random) -> sw.SampleValues:
 
     branches = [(word(), word(), word()) for _ in range(rng.randrange(4))]
     group = bool(attr.read_format & ReadFormat.GROUP)
+    chain = [word() for _ in range(rng.randrange(6))]
+    if attr.flag(AttrFlag.DEFER_CALLCHAIN) and rng.random() < 0.5:
+        chain += [CONTEXT_USER_DEFERRED, word()]
+    stack = rng.randbytes(8 * rng.randrange(4))
     return sw.SampleValues(
         misc=rng.choice([1, 2, 4, 5]) | rng.choice([0, 1 << 14]), identifier=7, ip=word(),
         pid=rng.randrange(-1, 1 << 22), tid=rng.randrange(-1, 1 << 22), time_ns=word(),
         addr=word(), stream_id=word(), cpu=rng.randrange(512), period=word(),
         read_times=(word(), word()),
-        read_values=[(word(), word(), word()) for _ in range(rng.randrange(1, 4) if group else 1)],
-        chain=[word() for _ in range(rng.randrange(6))],
+        read_values=[(word(), word(), word()) for _ in range(rng.randrange(4) if group else 1)],
+        chain=chain,
         raw=rng.randbytes(4 + 8 * rng.randrange(4)), branches=branches, branch_hw_index=word(),
         branch_counters=[word() for _ in branches], user=set_values(attr, "user", rng),
-        stack=rng.randbytes(8 * rng.randrange(4)), stack_dyn=word(), weight=word(),
+        stack=stack, stack_dyn=rng.randrange(len(stack) + 1), weight=word(),
         data_src=word(), transaction=word(), intr=set_values(attr, "intr", rng),
         phys_addr=word(), cgroup=word(), data_page_size=word(), code_page_size=word(),
         aux=rng.randbytes(8 * rng.randrange(4)),
@@ -139,6 +146,20 @@ def check_set(found: Any, row: int, attr: EventAttr, which: str, want: sw.SetVal
         assert [found.predicates[row, register]] == list(value)
 
 
+def check_read(batch: Any, row: int, attr: EventAttr, want: sw.SampleValues) -> None:
+    read, how = attr.sample_type & SampleType.READ, attr.read_format
+    for name, bit, value in (
+        ("time_enabled_ns", ReadFormat.TOTAL_TIME_ENABLED, want.read_times[0]),
+        ("time_running_ns", ReadFormat.TOTAL_TIME_RUNNING, want.read_times[1]),
+    ):
+        assert batch.extra[name][row] == (value if read and how & bit else 0)
+    found = batch.read_values[batch.read_start[row] : batch.read_start[row + 1]].tolist()
+    assert found == [
+        [value, number if how & ReadFormat.ID else 0, lost if how & ReadFormat.LOST else 0]
+        for value, number, lost in (want.read_values if read else ())
+    ]
+
+
 def check_row(batch: Any, row: int, attr: EventAttr, want: sw.SampleValues, buffer: Any) -> None:
     def expect(bit: int, have: Any, value: Any, otherwise: Any = 0) -> None:
         assert have == (value if attr.sample_type & bit else otherwise)
@@ -157,6 +178,9 @@ def check_row(batch: Any, row: int, attr: EventAttr, want: sw.SampleValues, buff
     expect(t.STREAM_ID, extra["stream_id"][row], want.stream_id)
     expect(t.IDENTIFIER | t.ID, extra["id"][row], want.identifier)
     expect(t.WEIGHT | t.WEIGHT_STRUCT, extra["weight"][row], want.weight)
+    for part, (shift, bits) in enumerate(((0, 32), (32, 16), (48, 16)), 1):
+        value = want.weight >> shift & (1 << bits) - 1
+        expect(t.WEIGHT_STRUCT, extra[f"weight_var{part}"][row], value)
     expect(t.DATA_SRC, extra["data_src"][row], want.data_src)
     expect(t.TRANSACTION, extra["transaction"][row], want.transaction)
     expect(t.PHYS_ADDR, extra["phys_addr"][row], want.phys_addr)
@@ -164,7 +188,21 @@ def check_row(batch: Any, row: int, attr: EventAttr, want: sw.SampleValues, buff
     expect(t.DATA_PAGE_SIZE, extra["data_page_size"][row], want.data_page_size)
     expect(t.CODE_PAGE_SIZE, extra["code_page_size"][row], want.code_page_size)
     chain = batch.chain[batch.chain_start[row] : batch.chain_start[row + 1]].tolist()
-    expect(t.CALLCHAIN, chain, list(want.chain), [])
+    written, cookie = list(want.chain), 0
+    deferring = attr.flags & AttrFlag.DEFER_CALLCHAIN
+    if deferring and len(written) > 1 and written[-2] == CONTEXT_USER_DEFERRED:
+        cookie = written.pop()
+    expect(t.CALLCHAIN, chain, written, [])
+    expect(t.CALLCHAIN, extra["deferred_cookie"][row], cookie)
+    check_read(batch, row, attr, want)
+    span = slice(batch.branch_start[row], batch.branch_start[row + 1])
+    counting = attr.branch_sample_type & COUNTERS
+    counters = list(want.branch_counters) if counting else [0] * len(want.branches)
+    expect(t.BRANCH_STACK, batch.branch_counters[span].tolist(), counters, [])
+    index = 2**64 - 1 if want.bare_branches else want.branch_hw_index
+    if not attr.branch_sample_type & HW_INDEX:
+        index = 0
+    expect(t.BRANCH_STACK, extra["branch_hw_index"][row], index)
     stack = batch.branches[batch.branch_start[row] : batch.branch_start[row + 1]].tolist()
     expect(t.BRANCH_STACK, stack, [list(entry) for entry in want.branches], [])
     for bit, name, value in ((t.RAW, "raw", want.raw), (t.STACK_USER, "user_stack", want.stack),
@@ -267,15 +305,37 @@ def test_events_of_different_layout_mix(
         check_row(replace(batch, sets=present), row, made[index], values, block.buffer)
 
 
-FIELD_BITS = [bit for bit in SampleType if bit is not SampleType.READ]
+PAIRS = list(combinations_with_replacement(SampleType, 2))
 
 
-@pytest.mark.parametrize("bit", FIELD_BITS, ids=lambda bit: bit.name)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(bit.name for bit in pair))
+def test_each_bit_and_each_pair_of_bits(pair: tuple[SampleType, SampleType]) -> None:
+    """Alone, so that nothing else in the record can make up for an error in them."""
+    rng = random.Random(f"{pair}")
+    for branches in (0, HW_INDEX, COUNTERS, HW_INDEX | COUNTERS):
+        attr = EventAttr(
+            sample_type=int(pair[0] | pair[1]), read_format=rng.randrange(32),
+            branch_sample_type=branches, flags=rng.choice((0, int(AttrFlag.DEFER_CALLCHAIN))),
+            sample_regs_user=CLASSIC, sample_regs_intr=0x1FF | 0xF << 32,
+        )
+        written = [sample_values(attr, rng) for _ in range(5)]
+        block = sw.block_of(sw.sample_record(attr, v) for v in written)
+        decoder = Decoder([sw.event_of(attr)])
+        batch = decoder.decode(block, columns=EVERYTHING)
+        assert not decoder.damaged
+        assert not decoder.notes
+        assert len(batch) == 5
+        for row, want in enumerate(written):
+            check_row(batch, row, attr, want, block.buffer)
+
+
+@pytest.mark.parametrize("bit", list(SampleType), ids=lambda bit: bit.name)
 def test_each_bit_has_its_field(bit: SampleType) -> None:
     """Each bit alone between IP and registers, so that a field of wrong length shows."""
     attr = EventAttr(
         sample_type=int(bit | SampleType.IP | SampleType.REGS_INTR | SampleType.REGS_USER),
-        sample_regs_intr=CLASSIC, sample_regs_user=0x1FF,
+        sample_regs_intr=CLASSIC, sample_regs_user=0x1FF, read_format=31,
+        branch_sample_type=HW_INDEX | COUNTERS,
     )
     rng = random.Random(int(bit))
     written = [sample_values(attr, rng) for _ in range(20)]
@@ -299,8 +359,11 @@ def test_read_format_decides_the_length_of_read(read_format: int) -> None:
     for values in written:
         values.user = sw.SetValues(abi=2, gprs=[rng.getrandbits(64)])
     decoder = Decoder([sw.event_of(attr)])
-    batch = decoder.decode(sw.block_of(sw.sample_record(attr, v) for v in written))
+    block = sw.block_of(sw.sample_record(attr, v) for v in written)
+    batch = decoder.decode(block, columns=EVERYTHING)
     assert not decoder.damaged
+    for row, want in enumerate(written):
+        check_row(batch, row, attr, want, block.buffer)
     assert batch.sets["user"].gprs[:, 0].tolist() == [v.user.gprs[0] for v in written]
 
 

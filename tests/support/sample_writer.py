@@ -57,6 +57,7 @@ class SampleValues:
     branches: Sequence[tuple[int, int, int]] = ()
     branch_hw_index: int = 0
     branch_counters: Sequence[int] = ()
+    bare_branches: bool = False  # as kernels write an event without a branch stack: nr alone
     user: SetValues | None = None
     stack: bytes = b""
     stack_dyn: int = 0
@@ -143,7 +144,7 @@ def sample_body(attr: EventAttr, values: SampleValues) -> bytes:
         out += bytes(-len(out) % 8)
     if attr.has(SampleType.BRANCH_STACK):
         out += _q(len(values.branches))
-        if attr.branch_sample_type & 1 << 17:
+        if attr.branch_sample_type & 1 << 17 and not values.bare_branches:
             out += _q(values.branch_hw_index)
         out += b"".join(_q(*entry) for entry in values.branches)
         if attr.branch_sample_type & 1 << 19:
