@@ -7,7 +7,7 @@ the reason is noted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -195,17 +195,25 @@ class Binaries:
 
     def _debug_file(self, image: ElfImage) -> ElfImage | None:
         """Where the distribution put the symbols of a stripped file, if they are installed."""
-        if image.build_id is None or image.section_of_kind("SHT_SYMTAB") is not None:
+        if image.section_of_kind("SHT_SYMTAB") is not None:
             return None
+        for debug in self.debug_files(image):
+            if debug.section_of_kind("SHT_SYMTAB") is not None:
+                return debug
+        return None
+
+    def debug_files(self, image: ElfImage) -> Iterator[ElfImage]:
+        """Files that were split off this one, each known to belong to it, the likeliest first."""
+        if image.build_id is None:
+            return
         name = image.build_id.hex()
         path = self.places.symfs / _DEBUG_DIRECTORY / name[:2] / f"{name[2:]}.debug"
         try:
             debug = open_elf(path)
         except DamagedInput:
-            return None
-        if debug.build_id != image.build_id or debug.section_of_kind("SHT_SYMTAB") is None:
-            return None
-        return debug
+            return
+        if debug.build_id == image.build_id:
+            yield debug
 
     def _candidates(self, dso: Dso) -> Iterable[Path]:
         # A deleted file may have been replaced under the same name: only its build id can tell.
