@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 
 
 class Origins:
@@ -24,6 +25,14 @@ class Origins:
         self._unpacked.append(unpacked)
         self._file.append(file)
         self._copied.append(copied)
+
+    def packed(self) -> Iterator[tuple[int, int]]:
+        """Of each compressed record: where its contents begin in the unpacked bytes, and where it
+        stands in the file.
+        """
+        for unpacked, file, copied in zip(self._unpacked, self._file, self._copied, strict=True):
+            if not copied:
+                yield unpacked, file
 
     def of(self, unpacked: int) -> int:
         """Byte of the file; -1 where nothing is known."""

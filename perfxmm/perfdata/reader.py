@@ -73,7 +73,7 @@ class Reader:
         if isinstance(mapped, bytes):
             check_magic(mapped, self.file)
             raise AssertionError("empty input passed the magic check")
-        self._mapped = mapped
+        self._mapped = self._in_file = mapped
         self.head = head = read_head(mapped, self.file, self._report)
         self.pipe, self.byte_order = head.pipe, head.byte_order
         self.data_start, self.data_end = head.data_start, head.data_end
@@ -106,14 +106,36 @@ class Reader:
         return self._header_finished and not self.damage
 
     def blocks(
-        self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES
+        self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
+        placed: bool = True,
     ) -> Iterator[RecordBlock]:
-        """The records in file order. A block's pages are given back when the next is asked for."""
+        """The records in file order. A block's pages are given back when the next is asked for.
+
+        placed: offsets are the file's, -1 where records were unpacked. Else they are those of the
+        data section as it is read; `origin` says where that stands in the file.
+        """
         for block in self._scan(
             self._report_inside, self._mapped.release, block_records=block_records,
             block_bytes=block_bytes,
         ):
-            yield self._placed(block)
+            yield self._placed(block) if placed else block
+
+    def origin(self, offset: int) -> int:
+        """Byte of the file for an offset of `blocks(placed=False)`: where a record stands, or the
+        compressed record that it came out of. -1 where that is not known.
+        """
+        return offset if self._origins is None else self._origins.of(offset)
+
+    def packed_records(self) -> Iterator[tuple[int, int, int, int]]:
+        """Records that were unpacked, in file order: offset, as of `blocks(placed=False)`, at
+        which their contents begin, byte of the file, type, size.
+        """
+        sign = "<" if self.byte_order == "little" else ">"
+        for inside, at in self._origins.packed() if self._origins is not None else ():
+            header = self._in_file[at : at + 8]
+            if len(header) == 8:
+                kind, _, size = struct.unpack(f"{sign}IHH", header)
+                yield inside, at, kind, size
 
     def ordered_blocks(
         self, *, window_records: int = WINDOW_RECORDS, window_bytes: int = WINDOW_BYTES,
