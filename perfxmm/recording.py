@@ -20,6 +20,7 @@ from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
+from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.reader import Damage, Event, Reader
@@ -28,7 +29,7 @@ from perfxmm.program.binaries import Places, default_archives
 from perfxmm.program.timeline import Timeline
 from perfxmm.snapshots import sideband
 from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
-from perfxmm.snapshots.decode import EXTRA_COLUMNS, Decoder
+from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.gather import ALL_COLUMNS
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Recording:
         self.metadata: Metadata | None = self._reader.metadata
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
-        self._decoder = Decoder(self.events, stop_info=sigtrap)
+        arch = str(self._reader.features.get("arch") or "x86_64")
+        self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or Places(
             archives=_archives(self.path), same_kernel=_same_kernel(self._reader.features),
@@ -74,7 +76,9 @@ class Recording:
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
-        self._contexts = tuple(event_context(event.attr, event.name) for event in self.events)
+        self._contexts = tuple(
+            event_context(event.attr, event.name, arch) for event in self.events
+        )
         self._asked = _asked_table(self._contexts)
         self.account = Account()
         self.lost = 0
@@ -101,7 +105,8 @@ class Recording:
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words."""
         notes = list(self._decoder.notes)
-        if self.events and not any(context.classes for context in self._contexts):
+        asking = SampleType.REGS_INTR | SampleType.REGS_USER
+        if self.events and not any(event.attr.has(asking) for event in self.events):
             notes.append(
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
@@ -162,14 +167,15 @@ class Recording:
         has one of them; values of its other classes are taken out, and the masks and delivered
         counts say so. Foreign values are taken out unless unsafe_foreign. Verdicts always stay.
         Samples of a recording made with --redact values are given whatever is kept.
-        columns: of "gprs", "vectors", "predicates", "chain", and decode.EXTRA_COLUMNS; None means
-        those four. Columns left out are empty, though all are read to be judged.
+        columns: of "gprs", "vectors", "predicates", "chain", decode.EXTRA_COLUMNS and
+        RAGGED_COLUMNS; None means the first four. Columns left out are empty, though all are read
+        to be judged.
         `account` counts what was given and what was not; read it after the last batch.
         Raises ValueError for a keep or column that does not exist.
         """
         policy = Policy.of(keep, unsafe_foreign)
         wanted = set(ALL_COLUMNS if columns is None else columns)
-        if unknown := wanted - ALL_COLUMNS - {*EXTRA_COLUMNS, "branches"}:
+        if unknown := wanted - ALL_COLUMNS - {*EXTRA_COLUMNS, *RAGGED_COLUMNS}:
             raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
         return self._public(policy, wanted, batch_samples, filters)
 
@@ -330,14 +336,15 @@ def open(
     return Recording(path, dialect=dialect)
 
 
-def event_context(attr: EventAttr, name: str = "") -> EventContext:
+def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:
     """What one event asked the kernel for, as the judge wants to know it.
 
     name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
+    arch: the machine's name; masks of registers that are not x86's say nothing about classes.
     """
     classes: dict[str, frozenset[str]] = {}
     for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
-        if attr.has(bit):
+        if attr.has(bit) and arch in X86_ARCHES:
             classes[set_name] = frozenset(_classes_asked(attr, set_name))
     return EventContext(
         dialect=attr.dialect.name, precise_ip=attr.precise_ip,
