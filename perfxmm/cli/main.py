@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "script": ("perfxmm.cli.script", "script", "Print each snapshot as text."),
     "report": ("perfxmm.cli.report", "report", "Rank where snapshots fell and what they held."),
     "export": ("perfxmm.cli.export", "export", "Write snapshots as JSON lines, CSV or Parquet."),
+    "inspect": ("perfxmm.cli.inspect", "inspect", "Say what a recording consists of."),
     "explain": ("perfxmm.cli.explain", "explain", "Explain a verdict, a reason code or a rule."),
 }  # fmt: skip
 

@@ -83,13 +83,18 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def open_input(path: str) -> Recording:
-    """The recording to read. Raises UsageError that says how to get one."""
+def check_input(path: str) -> None:
+    """Raises UsageError that says how to get a recording where there is none."""
     if path != "-" and not Path(path).exists():
         raise UsageError(
             f"there is no recording {path}",
             next_step="Make one with 'perfxmm record -- COMMAND', or name one with -i FILE.",
         )
+
+
+def open_input(path: str) -> Recording:
+    """The recording to read. Raises UsageError that says how to get one."""
+    check_input(path)
     from perfxmm.recording import open as open_recording
 
     return open_recording(path)
