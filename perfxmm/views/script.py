@@ -112,7 +112,7 @@ class ScriptText:
 
         names = self.names
         self._tables = {
-            "comm": EncodedTable(names.comms, encode, b":unknown"),
+            "comm": EncodedTable(names.comms, encode, b""),
             "symbol": EncodedTable(names.symbols, encode, _UNKNOWN),
             "dso": EncodedTable(names.dsos, encode, _UNKNOWN),
             "build_id": EncodedTable(names.build_ids, lambda b: encode(b) or b"-", b"-"),
@@ -208,8 +208,7 @@ class ScriptText:
         columns: list[list[Piece]] = []
         ids: list[Piece] = []
         if "comm" in has:
-            comm = self._names("comm", batch.comm, rows)
-            columns.append([text.right_aligned(comm, _COMM_WIDTH)])
+            columns.append([text.right_aligned(self._comms(batch, rows), _COMM_WIDTH)])
         if "pid" in has or "tid" in has:
             columns.append(self._ids(batch, rows))
             ids = columns[-1]
@@ -269,6 +268,20 @@ class ScriptText:
             both = np.concatenate([prefix, offset], axis=1)
             pieces.append(text.blank_where(both, batch.symbol[rows] < 0))
         return pieces
+
+    def _comms(self, batch: SnapshotBatch, rows: Rows) -> npt.NDArray[np.uint8]:
+        """The threads' names; :TID, as perf has it, where none was ever heard."""
+        named = self._names("comm", batch.comm, rows)
+        nameless = np.full(len(rows), True) if batch.comm is None else batch.comm[rows] < 0
+        if not nameless.any():
+            return named
+        used, inverse = text.distinct(batch.tid[rows][nameless])
+        instead = text.from_table([b":%d" % tid for tid in used.tolist()], inverse)
+        out = np.zeros((len(rows), max(named.shape[1], instead.shape[1])), np.uint8)
+        out[:, : named.shape[1]] = named
+        out[nameless, : instead.shape[1]] = instead
+        out[nameless, instead.shape[1] :] = 0
+        return out
 
     def _names(
         self, table: str, column: npt.NDArray[np.int32] | None, rows: Rows
