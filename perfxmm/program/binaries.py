@@ -7,21 +7,21 @@ the reason is noted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from perfxmm.errors import DamagedInput
-from perfxmm.program import buildid, kallsyms, symbols, vdso
+from perfxmm.program import buildid, debugfiles, kallsyms, symbols, vdso
 from perfxmm.program.elf import ElfImage, open_elf
+from perfxmm.program.places import Places as Places
 from perfxmm.program.symbols import EMPTY, SymbolTable
 
 KERNEL_PATH = "[kernel.kallsyms]"
 VDSO_PATH = "[vdso]"
 VDSO32_PATH = "[vdso32]"  # perf's name for what 32-bit processes get; it is another image
-_DEBUG_DIRECTORY = Path("usr/lib/debug/.build-id")
 _DELETED = " (deleted)"
 # Names that the kernel or perf gives to memory that is backed by no ELF file.
 _NOT_FILES = ("//anon", "/memfd:", "/SYSV")
@@ -29,28 +29,17 @@ _NOT_FILES = ("//anon", "/memfd:", "/SYSV")
 
 @dataclass(frozen=True, slots=True)
 class Dso:
-    """What was mapped: the path as recorded, and the build id if the recording has one."""
+    """What was mapped: the path as perf would print it, and the build id if the recording has
+    one.
+
+    jit_pid: the process that made this code while it ran, 0 where it lies in a file.
+    file: the recorded path, where `path` is another name for it (kernel modules).
+    """
 
     path: str
     build_id: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where binaries are looked for.
-
-    symfs: prefix for every recorded path (another machine's file system).
-    archives: directories laid out as `.build-id/ab/cdef...` (perf's cache, or the archive kept
-        beside a recording), used where the path fails and the build id was recorded.
-    kernel_root: prefix of /proc/kallsyms and /sys/kernel/notes.
-    same_kernel: the caller knows that the recording was made under the kernel that is running.
-        Without that, kernel and vDSO symbols need a recorded build id that matches.
-    """
-
-    symfs: Path = Path("/")
-    archives: Sequence[Path] = ()
-    kernel_root: Path = Path("/")
-    same_kernel: bool = False
+    jit_pid: int = 0
+    file: str = ""
 
 
 def default_archives() -> tuple[Path, ...]:
@@ -72,26 +61,37 @@ class Binaries:
     """All DSOs of a recording, their files opened when first asked for.
 
     dsos: grows only; indices are stable. notes: why a DSO has no symbols, by index.
+    changed: those of them whose file is another one than was mapped. doubts: DSOs whose file is
+    used although nothing shows that it is the one that was mapped, and why.
     """
 
     places: Places = field(default_factory=Places)
     capacity: int = 128
     dsos: list[Dso] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
+    changed: set[int] = field(default_factory=set)
+    doubts: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._index: dict[Dso, int] = {}
         self._build_ids: dict[str, bytes] = {}
         self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
+        self._inodes: dict[int, int] = {}
         self._kernel: SymbolTable | None = None
 
     def note_build_id(self, path: str, build_id: bytes) -> None:
         """A build id that the recording gives for a path as a whole (its build-id table)."""
         self._build_ids[path] = build_id
 
-    def intern(self, path: str, build_id: bytes | None) -> int:
+    def note_inode(self, index: int, inode: int) -> None:
+        """The inode of the file that was mapped, where nothing else tells it from others."""
+        self._inodes[index] = inode
+
+    def intern(
+        self, path: str, build_id: bytes | None, *, jit_pid: int = 0, file: str = "",
+    ) -> int:
         """Index of a DSO in `dsos`. Path and build id together are its identity."""
-        dso = Dso(path, build_id or self._build_ids.get(path))
+        dso = Dso(path, build_id or self._build_ids.get(file or path), jit_pid, file)
         found = self._index.get(dso)
         if found is None:
             found = self._index[dso] = len(self.dsos)
@@ -109,7 +109,7 @@ class Binaries:
             loaded.table = EMPTY
             if loaded.image is not None:
                 try:
-                    loaded.table = symbols.from_elf(loaded.image, self._debug_file(loaded.image))
+                    loaded.table = self._table_of(index, loaded.image)
                 except DamagedInput as error:
                     self.notes[index] = str(error)
                 # Offsets and counts of a hostile file may overflow numpy's integers.
@@ -119,6 +119,15 @@ class Binaries:
                     if not len(loaded.table):
                         self.notes[index] = "the file has no symbols"
         return loaded.table
+
+    def _table_of(self, index: int, image: ElfImage) -> SymbolTable:
+        dso = self.dsos[index]
+        path = (dso.file or dso.path).removesuffix(_DELETED)
+        return symbols.from_elf(image, debugfiles.find(image, self.places, path))
+
+    def debug_files(self, image: ElfImage) -> Iterator[ElfImage]:
+        """Files that were split off this one, each known to belong to it, the likeliest first."""
+        return debugfiles.split_off(image, self.places)
 
     def kernel_symbols(self, index: int, reference: tuple[str, int] | None) -> SymbolTable:
         """Symbols of the running kernel by address, moved to where the recorded kernel lay.
@@ -171,63 +180,86 @@ class Binaries:
 
     def _find(self, index: int) -> ElfImage | None:
         dso = self.dsos[index]
-        if dso.path == VDSO_PATH:
+        if dso.path in (VDSO_PATH, VDSO32_PATH):
             return self._find_vdso(index, dso)
-        if not dso.path.startswith("/") or dso.path.startswith(_NOT_FILES):
+        if dso.jit_pid:
+            return None  # its names and notes come from elsewhere
+        path = dso.file or dso.path
+        if not path.startswith("/") or path.startswith(_NOT_FILES):
             self.notes[index] = "not a file"
             return None
         reasons = []
-        for path in self._candidates(dso):
+        changed = False
+        for candidate in self._candidates(dso):
             try:
-                image = open_elf(path)
+                image = open_elf(candidate)
             except DamagedInput as error:
                 reasons.append(error.why or error.what)
                 continue
-            if dso.build_id and not buildid.same(dso.build_id, image.build_id):
-                found = image.build_id.hex() if image.build_id else "none"
-                reasons.append(
-                    f"{path} is another build (build id {found}, recorded {dso.build_id.hex()})"
-                )
+            if dso.build_id:
+                why = _other_build(candidate, dso.build_id, image.build_id)
+            else:
+                why = self._distrust(index, candidate)
+            if why:
+                reasons.insert(0, why)
+                changed = True
                 continue
             return image
+        if changed:
+            self.changed.add(index)
         self.notes[index] = reasons[0] if reasons else "no such file"
         return None
 
-    def _debug_file(self, image: ElfImage) -> ElfImage | None:
-        """Where the distribution put the symbols of a stripped file, if they are installed."""
-        if image.section_of_kind("SHT_SYMTAB") is not None:
-            return None
-        for debug in self.debug_files(image):
-            if debug.section_of_kind("SHT_SYMTAB") is not None:
-                return debug
-        return None
+    def _distrust(self, index: int, path: Path) -> str:
+        """Why a file must not be used for a DSO without a build id; "" where it may.
 
-    def debug_files(self, image: ElfImage) -> Iterator[ElfImage]:
-        """Files that were split off this one, each known to belong to it, the likeliest first."""
-        if image.build_id is None:
-            return
-        name = image.build_id.hex()
-        path = self.places.symfs / _DEBUG_DIRECTORY / name[:2] / f"{name[2:]}.debug"
+        perf uses any file of that name. What is known here beyond the name: the machine, the
+        inode, and whether the file was changed after the recording had ended.
+        """
+        places = self.places
+        if not places.own_root:
+            return ""  # given by the user for this recording
+        if places.same_machine is False:
+            return (
+                f"{path} is this machine's, the recording is another's and has no build id for it"
+            )
         try:
-            debug = open_elf(path)
-        except DamagedInput:
-            return
-        if debug.build_id == image.build_id:
-            yield debug
+            status = path.stat()
+        except OSError as error:
+            return str(error)
+        inode = self._inodes.get(index)
+        other = inode is not None and inode != status.st_ino
+        until_ns = places.recorded_until_ns
+        if until_ns is not None and (
+            status.st_mtime_ns > until_ns or (other and status.st_ctime_ns > until_ns)
+        ):
+            return f"{path} was changed after the recording, which has no build id for it"
+        if other:
+            self.doubts[index] = (
+                f"{path} may be another file than the one that was mapped: its inode is "
+                f"{status.st_ino}, {inode} was recorded, and no build id"
+            )
+        elif places.same_machine is None and until_ns is not None:
+            self.doubts[index] = (
+                f"nothing shows that {path} is the file that was mapped: the recording names "
+                "neither its build id nor the machine"
+            )
+        return ""
 
     def _candidates(self, dso: Dso) -> Iterable[Path]:
         # A deleted file may have been replaced under the same name: only its build id can tell.
-        name = dso.path.removesuffix(_DELETED)
-        if name == dso.path or dso.build_id:
+        path = dso.file or dso.path
+        name = path.removesuffix(_DELETED)
+        if name == path or dso.build_id:
             yield self.places.symfs / name.lstrip("/")
         if dso.build_id:
             for directory in self.places.archives:
-                for path in buildid.archive_paths(directory, dso.build_id):
-                    if path.is_file():
-                        yield path
+                for kept in buildid.archive_paths(directory, dso.build_id):
+                    if kept.is_file():
+                        yield kept
 
     def _find_vdso(self, index: int, dso: Dso) -> ElfImage | None:
-        image = vdso.read_own()
+        image = vdso.read_own() if dso.path == VDSO_PATH else None
         if image is None:
             self.notes[index] = "the vDSO of this process cannot be read"
         elif dso.build_id and not buildid.same(dso.build_id, image.build_id):
@@ -237,3 +269,10 @@ class Binaries:
         else:
             return image
         return None
+
+
+def _other_build(path: Path, recorded: bytes, found: bytes | None) -> str:
+    if buildid.same(recorded, found):
+        return ""
+    shown = found.hex() if found else "none"
+    return f"{path} is another build (build id {shown}, recorded {recorded.hex()})"

@@ -6,9 +6,7 @@ and a large library has a hundred thousand of them (see `symbols`).
 
 from __future__ import annotations
 
-import mmap
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from perfxmm.errors import DamagedInput
 from perfxmm.program import buildid
+from perfxmm.program.files import open_regular, why_not
 
 if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
@@ -53,6 +52,7 @@ class Section:
     link: int
     info: int
     entry_bytes: int
+    align: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +131,13 @@ class ElfImage:
 def open_elf(path: Path) -> ElfImage:
     """Reads the headers of a file. DamagedInput if it is no ELF file or cannot be read."""
     try:
-        # A path in a recording may name anything. To open a device can do things (a watchdog
-        # starts), and a FIFO would hang; O_NONBLOCK for one that appears in between.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DamagedInput("not a binary", file=str(path), why="not a regular file")
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise DamagedInput("cannot open the binary", file=str(path), why=why or "") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise DamagedInput("not a binary", file=str(path), why="not a file with content in it")
-        data = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+        opened = open_regular(path)
     except OSError as error:
-        raise DamagedInput("cannot read the binary", file=str(path), why=str(error)) from error
-    finally:
-        os.close(descriptor)
-    return parse_elf(data, str(path))
+        raise DamagedInput(
+            "cannot open the binary", file=str(path), why=why_not(error)) from error
+    if not len(opened.data):
+        raise DamagedInput("not a binary", file=str(path), why="not a file with content in it")
+    return parse_elf(opened.data, str(path))
 
 
 def parse_elf(data: memoryview, path: str) -> ElfImage:
@@ -243,7 +232,7 @@ def _sections(elf: ELFFile, data: memoryview, path: str) -> tuple[Section, ...]:
         Section(
             _string(names, entry["sh_name"]), str(entry["sh_type"]), entry["sh_flags"],
             entry["sh_addr"], entry["sh_offset"], entry["sh_size"], entry["sh_link"],
-            entry["sh_info"], entry["sh_entsize"],
+            entry["sh_info"], entry["sh_entsize"], entry["sh_addralign"],
         )
         for entry in raw
     )
@@ -252,3 +241,19 @@ def _sections(elf: ELFFile, data: memoryview, path: str) -> tuple[Section, ...]:
 def _string(table: bytes, offset: int) -> str:
     end = table.find(b"\0", offset)
     return table[offset : end if end >= 0 else len(table)].decode("utf-8", "replace")
+
+
+def symbol_dtype(bits: int, big_endian: bool) -> np.dtype[np.void]:
+    """Elf64_Sym or Elf32_Sym of <elf.h>."""
+    order = ">" if big_endian else "<"
+    if bits == 64:
+        fields = [
+            ("name", f"{order}u4"), ("info", "u1"), ("other", "u1"), ("shndx", f"{order}u2"),
+            ("value", f"{order}u8"), ("size", f"{order}u8"),
+        ]
+    else:
+        fields = [
+            ("name", f"{order}u4"), ("value", f"{order}u4"), ("size", f"{order}u4"),
+            ("info", "u1"), ("other", "u1"), ("shndx", f"{order}u2"),
+        ]
+    return np.dtype(fields)

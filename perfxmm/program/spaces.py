@@ -1,15 +1,15 @@
-"""Address spaces over time: what was mapped where, at the time of a sample.
+"""Address spaces: what is mapped now, and what was mapped where at the time of a sample.
 
-A space is a log of changes (map a range, clear everything). For lookups the log becomes sorted
-arrays: addresses are cut into segments at every start and end that ever occurred, and each
-segment has its own list of (time, mapping). A lookup is then two binary searches, for any number
-of samples at once and at any time.
+`Pieces` is a space at one moment. `SpaceLog` is a space over time, a log of changes (map a range,
+clear everything). For lookups the log becomes sorted arrays: addresses are cut into segments at
+every start and end that occurs in it, and each segment has its own list of (time, mapping). A
+lookup is then two binary searches, for any number of samples at once and at any time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +20,65 @@ I64 = npt.NDArray[np.int64]
 
 NOT_MAPPED = -1
 ADDRESS_END = (1 << 64) - 1
+# (segment, time) entries of one space's index, 16 bytes each. Where mappings overlap so much that
+# there would be more, the oldest changes are left out: what they said is unknown then.
+MOST_ENTRIES = 1 << 21
 
 
 class Piece(NamedTuple):
-    """A part of a mapping that is in force: addresses [start, end)."""
+    """A part of a mapping that is in force: addresses [start, end), since some time."""
 
     start: int
     end: int
     mapping: int
+    since_ns: int
+
+
+class Change(NamedTuple):
+    """[start, end) belongs to `mapping` from a time on; NOT_MAPPED: to nothing."""
+
+    time_ns: int
+    start: int
+    end: int
+    mapping: int
+
+
+class Pieces:
+    """A space at one moment: pieces that do not overlap, by address."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Iterable[Piece] = ()) -> None:
+        self.rows: list[Piece] = list(rows)
+
+    def map(self, time_ns: int, start: int, end: int, mapping: int) -> bool:
+        """Maps [start, end); what lay there is cut away. False where that changes nothing."""
+        if end <= start:
+            return False
+        at = bisect_left(self.rows, (start,))
+        if at < len(self.rows) and self.rows[at][:3] == (start, end, mapping):
+            return False
+        self._cut(start, end)
+        if mapping != NOT_MAPPED:
+            at = bisect_left(self.rows, (start,))
+            self.rows.insert(at, Piece(start, end, mapping, time_ns))
+        return True
+
+    def _cut(self, start: int, end: int) -> None:
+        """Removes [start, end)."""
+        first = bisect_right(self.rows, (start,)) - 1
+        if first < 0 or self.rows[first].end <= start:
+            first += 1
+        last = first
+        kept = []
+        while last < len(self.rows) and self.rows[last].start < end:
+            piece = self.rows[last]
+            if piece.start < start:
+                kept.append(piece._replace(end=start))
+            if piece.end > end:
+                kept.append(piece._replace(start=end))
+            last += 1
+        self.rows[first:last] = kept
 
 
 class _Index(NamedTuple):
@@ -40,43 +91,38 @@ class _Index(NamedTuple):
     mappings: I64
 
 
-@dataclass
-class AddressSpace:
-    """One process's mappings; changes are fed in time order.
+class SpaceLog:
+    """A space over time. Changes are added in time order."""
 
-    floor_ns: nothing may be inserted before this time any more.
-    leader_gone: the thread that gives the process its id has exited, so a later sign of life of
-        that id is another process.
-    """
+    __slots__ = ("_changes", "_index")
 
-    floor_ns: int = 0
-    leader_gone: bool = False
-    _pieces: list[Piece] = field(default_factory=list)
-    _changes: list[tuple[int, int, int, int]] = field(default_factory=list)
-    _index: _Index | None = None
+    def __init__(self) -> None:
+        self._changes: list[Change] = []
+        self._index: _Index | None = None
 
-    def map(self, time_ns: int, start: int, end: int, mapping: int) -> None:
-        """Maps [start, end) from `time_ns` on; what lay there before is cut away."""
-        if end <= start:
-            return
-        self._cut(start, end)
-        self._pieces.insert(bisect_left(self._pieces, (start,)), Piece(start, end, mapping))
-        self._changes.append((time_ns, start, end, mapping))
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def add(self, change: Change) -> None:
+        self._changes.append(change)
         self._index = None
 
-    def clear(self, time_ns: int) -> None:
-        """Nothing is mapped from `time_ns` on (exec, or another process took the id)."""
-        if self._pieces:
-            self._pieces.clear()
-            self._changes.append((time_ns, 0, ADDRESS_END, NOT_MAPPED))
-            self._index = None
+    def mappings(self) -> set[int]:
+        """The mappings that lookups may give."""
+        return {change.mapping for change in self._changes}
 
-    def copy_from(self, time_ns: int, parent: AddressSpace) -> None:
-        """fork: the parent's mappings as they are now, and none of its own from before."""
-        pieces = list(parent._pieces)
-        self.clear(time_ns)
-        for piece in pieces:
-            self.map(time_ns, *piece)
+    def forget(self, before_ns: int, pieces: Sequence[Piece]) -> None:
+        """Drops changes before a time. pieces: what was in force then.
+
+        Of an earlier time only that is known afterwards which was still in force.
+        """
+        first = bisect_left(self._changes, (before_ns,))
+        if first <= len(pieces):
+            return
+        self._changes[:first] = [
+            Change(piece.since_ns, piece.start, piece.end, piece.mapping) for piece in pieces
+        ]
+        self._index = None
 
     def lookup(self, time_ns: U64, addresses: U64) -> I64:
         """Mapping in force at each time for each address, NOT_MAPPED where there is none."""
@@ -95,47 +141,37 @@ class AddressSpace:
         known[known] = keys[position[known]] // width == segment[known]
         return np.where(known, mappings[np.maximum(position, 0)], NOT_MAPPED)
 
-    def _cut(self, start: int, end: int) -> None:
-        """Removes [start, end) from the pieces in force."""
-        first = bisect_right(self._pieces, (start,)) - 1
-        if first < 0 or self._pieces[first].end <= start:
-            first += 1
-        last = first
-        kept = []
-        while last < len(self._pieces) and self._pieces[last].start < end:
-            piece = self._pieces[last]
-            if piece.start < start:
-                kept.append(piece._replace(end=start))
-            if piece.end > end:
-                kept.append(piece._replace(start=end))
-            last += 1
-        self._pieces[first:last] = kept
 
-
-def _indexed(changes: list[tuple[int, int, int, int]]) -> _Index:
-    edges = {edge for _, start, end, mapping in changes if mapping != NOT_MAPPED
-             for edge in (start, end)}
+def _indexed(changes: Sequence[Change]) -> _Index:
+    time_ns, start, end = (
+        np.array([change[field] for change in changes], np.uint64) for field in range(3)
+    )
+    mapping = np.array([change.mapping for change in changes], np.int64)
+    everything = (start == 0) & (end == np.uint64(ADDRESS_END)) & (mapping == NOT_MAPPED)
     # Not np.unique: it imports numpy.ma, at a cost of some milliseconds.
-    bounds = np.array(sorted(edges), np.uint64)
-    times = np.array(sorted({change[0] for change in changes}), np.uint64)
+    bounds = _distinct(np.concatenate((start[~everything], end[~everything])))
+    times = _distinct(time_ns)
     width = len(times) + 1
-    ranks = np.searchsorted(times, np.array([change[0] for change in changes], np.uint64)) + 1
-    first = np.searchsorted(bounds, np.array([change[1] for change in changes], np.uint64))
-    last = np.searchsorted(bounds, np.array([change[2] for change in changes], np.uint64))
+    rank = np.searchsorted(times, time_ns).astype(np.int64) + 1
+    low = np.where(everything, 0, np.searchsorted(bounds, start)).astype(np.int64)
+    high = np.where(
+        everything, max(0, len(bounds) - 1), np.searchsorted(bounds, end)
+    ).astype(np.int64)
 
-    current = np.full(max(1, len(bounds)), NOT_MAPPED, np.int64)
-    keys, mappings = [], []
-    for (_, _, _, mapping), rank, low, high in zip(
-        changes, ranks.tolist(), first.tolist(), last.tolist(), strict=True,
-    ):
-        if mapping == NOT_MAPPED:
-            touched = np.flatnonzero(current != NOT_MAPPED)
-        else:
-            touched = np.arange(low, high)
-        current[touched] = mapping
-        keys.append(touched * width + rank)
-        mappings.append(np.full(len(touched), mapping, np.int64))
-    all_keys = np.concatenate(keys)
+    count = high - low
+    newer = np.cumsum(count[::-1])[::-1]
+    kept = newer <= MOST_ENTRIES
+    low, count, rank, mapping = low[kept], count[kept], rank[kept], mapping[kept]
+    owner = np.repeat(np.arange(len(count)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    keys = (low[owner] + within) * width + rank[owner]
     # Stable: of two changes at one time the later one is found.
-    order = np.argsort(all_keys, kind="stable")
-    return _Index(bounds, times, all_keys[order], np.concatenate(mappings)[order])
+    order = np.argsort(keys, kind="stable")
+    return _Index(bounds, times, keys[order], mapping[owner][order])
+
+
+def _distinct(values: U64) -> U64:
+    values = np.sort(values)
+    first = np.ones(len(values), np.bool_)
+    first[1:] = values[1:] != values[:-1]
+    return values[first]

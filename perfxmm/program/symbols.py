@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxmm.errors import DamagedInput
-from perfxmm.program.elf import SHF_ALLOC, ElfImage, Section
+from perfxmm.program import plt
+from perfxmm.program.elf import SHF_ALLOC, ElfImage, Section, symbol_dtype
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -31,25 +32,7 @@ _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 
 _PAGE_BYTES = 4096
 _NO_LIMIT = (1 << 64) - 1
-# x86 procedure linkage tables: every entry, and the header of .plt (not of .plt.sec), psABI 5.2.
-_PLT_ENTRY_BYTES = 16
 _UNDERSCORES_COUNTED = 16
-
-
-def _symbol_dtype(bits: int, big_endian: bool) -> np.dtype[np.void]:
-    """Elf64_Sym or Elf32_Sym of <elf.h>."""
-    order = ">" if big_endian else "<"
-    if bits == 64:
-        fields = [
-            ("name", f"{order}u4"), ("info", "u1"), ("other", "u1"), ("shndx", f"{order}u2"),
-            ("value", f"{order}u8"), ("size", f"{order}u8"),
-        ]
-    else:
-        fields = [
-            ("name", f"{order}u4"), ("value", f"{order}u4"), ("size", f"{order}u4"),
-            ("info", "u1"), ("other", "u1"), ("shndx", f"{order}u2"),
-        ]
-    return np.dtype(fields)
 
 
 class _Entries(NamedTuple):
@@ -130,8 +113,16 @@ EMPTY = SymbolTable(
 )
 
 
+def one_symbol(name: str) -> SymbolTable:
+    """A table of a single symbol from 0 to the end of the address space."""
+    return SymbolTable(
+        np.zeros(1, np.uint64), np.full(1, _NO_LIMIT, np.uint64), np.zeros(1, np.int64),
+        name.encode("utf-8", "surrogateescape") + b"\0", np.full(1, _NO_LIMIT, np.uint64),
+    )
+
+
 def from_elf(image: ElfImage, debug: ElfImage | None = None) -> SymbolTable:
-    """Symbols of .symtab and .dynsym, and `name@plt` for linkage table entries.
+    """Symbols of .symtab and .dynsym, and names for linkage table entries (see `plt`).
 
     debug: the file that the symbols were moved to when `image` was stripped. It has no code and
     its own file offsets mean nothing: addresses go through the segments of `image`.
@@ -141,19 +132,42 @@ def from_elf(image: ElfImage, debug: ElfImage | None = None) -> SymbolTable:
     """
     strings = bytearray(b"\0")
     entries = _no_entries()
-    source = debug or image
-    for kind in ("SHT_SYMTAB", "SHT_DYNSYM"):
+    for kind, source in (("SHT_SYMTAB", debug or image), ("SHT_DYNSYM", image)):
         section = source.section_of_kind(kind)
         if section is not None:
             # Mended once per table, as perf does: the second pass meets ends that the first
             # one has filled in.
             entries = _mended(
                 _joined(entries, _read(source, section, image, strings)), strings)
-    if image.machine in ("EM_X86_64", "EM_386"):
-        plt = _plt(image, strings)
-        taken = np.isin(plt.start, entries.start)
-        entries = _sorted(_joined(entries, plt.take(~taken)))
+    stubs = plt.entries(image)
+    if stubs:
+        entries = _with_stubs(entries, stubs, strings)
     return _table(entries, bytes(strings))
+
+
+def _with_stubs(
+    entries: _Entries, stubs: list[plt.Stub], strings: bytearray,
+) -> _Entries:
+    """Adds linkage table entries where no symbol begins; indirect functions get their name."""
+    known = dict(zip(entries.start.tolist(), entries.name.tolist(), strict=True))
+    names = []
+    for stub in stubs:
+        label = stub.name
+        if stub.resolver is not None:
+            at = known.get(stub.resolver)
+            if at is not None:
+                label = bytes(strings[at : strings.index(b"\0", at)]) + b"@plt"
+        names.append(len(strings))
+        strings += label + b"\0"
+    start = np.array([stub.start for stub in stubs], np.uint64)
+    added = _Entries(
+        start, np.array([stub.end for stub in stubs], np.uint64),
+        np.full(len(stubs), _NO_LIMIT, np.uint64), np.full(len(stubs), _GLOBAL, np.uint8),
+        np.array(names, np.int64),
+    )
+    first = np.ones(len(start), np.bool_)
+    first[1:] = start[1:] != start[:-1]
+    return _sorted(_joined(entries, added.take(first & ~np.isin(start, entries.start))))
 
 
 def from_arrays(starts: U64, binding: U8, names: I64, strings: bytes) -> SymbolTable:
@@ -182,7 +196,7 @@ def _read(
     image: ElfImage, section: Section, mapped: ElfImage, strings: bytearray,
 ) -> _Entries:
     """The symbols of one table that name code or data of `mapped`. Appends to `strings`."""
-    dtype = _symbol_dtype(image.bits, image.big_endian)
+    dtype = symbol_dtype(image.bits, image.big_endian)
     content = image.content(section)
     if section.entry_bytes != dtype.itemsize:
         raise DamagedInput(
@@ -206,16 +220,30 @@ def _read(
     keep &= _wanted(image, table, np.where(keep, index, 0))
     table, name = table[keep], name[keep]
 
-    value = table["value"].astype(np.uint64)
+    value = table["value"].astype(np.uint64) + _moved(image, mapped)[index[keep]]
     start, known = mapped.offsets_of(value)
     end = start + table["size"].astype(np.uint64)
     known &= end >= start
     section_end = np.array(
         [(s.vaddr + s.bytes) % (1 << 64) for s in image.sections], np.uint64,
-    )[index[keep]]
+    )[index[keep]] + _moved(image, mapped)[index[keep]]
     limit = np.where(section_end > value, start + (section_end - value), np.uint64(_NO_LIMIT))
     binding = (table["info"] >> 4).astype(np.uint8)
     return _Entries(start, end, limit, binding, name + base).take(known)
+
+
+def _moved(image: ElfImage, mapped: ElfImage) -> U64:
+    """By how much each section of a debug file lies elsewhere in the binary, modulo 2**64.
+
+    prelink moves the binary and leaves the debug file as it was.
+    """
+    if image is mapped:
+        return np.zeros(len(image.sections), np.uint64)
+    there = {s.name: s.vaddr for s in reversed(mapped.sections) if s.flags & SHF_ALLOC}
+    return np.array(
+        [(there.get(s.name, s.vaddr) - s.vaddr) % (1 << 64) if s.flags & SHF_ALLOC else 0
+         for s in image.sections], np.uint64,
+    )
 
 
 def _wanted(image: ElfImage, table: npt.NDArray[np.void], index: I64) -> Bool:
@@ -277,53 +305,3 @@ def _name_measures(name: I64, strings: bytes | bytearray) -> tuple[I64, I64]:
             break
         underscores += running
     return underscores, length
-
-
-def _plt(image: ElfImage, strings: bytearray) -> _Entries:
-    """One `name@plt` per linkage table entry; the entries are in the order of .rela.plt."""
-    relocations = image.section(".rela.plt") or image.section(".rel.plt")
-    if relocations is None or not 0 < relocations.link < len(image.sections):
-        return _no_entries()
-    table = image.sections[relocations.link]
-    dtype = _symbol_dtype(image.bits, image.big_endian)
-    if table.entry_bytes != dtype.itemsize or not 0 < table.link < len(image.sections):
-        return _no_entries()
-    order = ">" if image.big_endian else "<"
-    word = f"{order}u{image.bits // 8}"
-    addend = [("addend", f"{order}i{image.bits // 8}")] if relocations.kind == "SHT_RELA" else []
-    entry = np.dtype([("offset", word), ("info", word), *addend])
-    content = image.content(relocations)
-    rows = np.frombuffer(content[: len(content) - len(content) % entry.itemsize], entry)
-    which = (rows["info"] >> (32 if image.bits == 64 else 8)).astype(np.int64)
-    raw = image.content(table)
-    symbols = np.frombuffer(raw[: len(raw) - len(raw) % dtype.itemsize], dtype)
-    base_strings = bytes(image.content(image.sections[table.link]))
-
-    names = []
-    for row, number in enumerate(which.tolist()):
-        if number >= len(symbols):
-            return _no_entries()
-        if number == 0:
-            # An indirect function of this file: no symbol, only the resolver's address.
-            resolver = int(rows["addend"][row]) if addend else 0
-            label = f"*ABS*+{resolver:#x}".encode()
-        else:
-            at = int(symbols["name"][number])
-            end = base_strings.find(b"\0", at)
-            label = base_strings[at : end if end >= 0 else at]
-        names.append(len(strings))
-        strings += label + b"@plt\0"
-
-    found = _no_entries()
-    for section_name, header_bytes in ((".plt", _PLT_ENTRY_BYTES), (".plt.sec", 0)):
-        section = image.section(section_name)
-        if section is None:
-            continue
-        count = min(len(names), max(0, section.bytes - header_bytes) // _PLT_ENTRY_BYTES)
-        start = np.uint64(section.offset + header_bytes) + np.arange(
-            0, count * _PLT_ENTRY_BYTES, _PLT_ENTRY_BYTES, dtype=np.uint64)
-        found = _joined(found, _Entries(
-            start, start + np.uint64(_PLT_ENTRY_BYTES), np.full(count, _NO_LIMIT, np.uint64),
-            np.full(count, _GLOBAL, np.uint8), np.array(names[:count], np.int64),
-        ))
-    return found
