@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ class Look(Flag):
     FULL_PAYLOAD = auto()
     BARE_BRANCHES = auto()
     LONGER = auto()
+
+Word = TypeVar("Word", np.uint64, np.int64)
 
 
 @dataclass(slots=True)
@@ -83,12 +85,13 @@ def walk_samples(
     words: U64, start: I64, end: I64, plan: LayoutPlan, *, look: Look = Look.PLAIN
 ) -> Walk:
     """Walks samples start[i]..end[i] (in words; they lie inside `words`) by `plan`."""
-    if len(start) >= ALIKE_LEAST and bool(np.all(end - start == end[0] - start[0])):
+    if len(start) >= ALIKE_LEAST and bool((end - start == end[0] - start[0]).all()):
         pioneer = _Walker(words, start[:1], end[:1], look)
         first = pioneer.go(plan)
         stride = stride_of(start)
+        origin = int(start[0])
         if len(first) and all(
-            all_equal(words, start + (place - int(start[0])), value, mask, stride)
+            all_equal(words, start, place - origin, value, mask, stride)
             for place, value, mask in pioneer.seen
         ):
             return _repeated(first, start, end, stride)
@@ -101,12 +104,19 @@ def _repeated(first: Walk, start: I64, end: I64, stride: int) -> Walk:
     return Walk(
         row=np.arange(n), start=start, end=end,
         at={name: start + (int(at[0]) - origin) for name, at in first.at.items()},
-        count={name: np.broadcast_to(count, n) for name, count in first.count.items()},
-        abi={name: np.broadcast_to(abi, n) for name, abi in first.abi.items()},
-        header={name: np.broadcast_to(header, n) for name, header in first.header.items()},
-        stored={name: np.broadcast_to(stored, n) for name, stored in first.stored.items()},
+        count={name: _same(count, n) for name, count in first.count.items()},
+        abi={name: _same(abi, n) for name, abi in first.abi.items()},
+        header={name: _same(header, n) for name, header in first.header.items()},
+        stored={name: _same(stored, n) for name, stored in first.stored.items()},
         alike=True, stride=stride, longer=n * first.longer, bare_branches=first.bare_branches,
     )  # fmt: skip
+
+
+def _same(one: npt.NDArray[Word], n: int) -> npt.NDArray[Word]:
+    """The only element of `one`, n times over, read-only. np.broadcast_to takes ten times longer."""
+    repeated: npt.NDArray[Word] = np.ndarray((n,), one.dtype, one, 0, (0,))
+    repeated.flags.writeable = False
+    return repeated
 
 
 class _Walker:
@@ -162,7 +172,7 @@ class _Walker:
         """The u64 at `pos`: so many units of `unit` bytes follow, no more than the record has."""
         self.need(1, name)
         claimed = self.look(self.pos)
-        room = (self.walk.end - self.pos) * WORD_BYTES // unit
+        room = (self.walk.end - self.pos - 1) * WORD_BYTES // unit
         too_long = claimed > room.astype(np.uint64)
         if too_long.any():
             self.drop(too_long, f"{name} claims to be longer than its record")
