@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from perfxmm.analysis.instructions import Instructions
+    from perfxmm.analysis.sourcelines import SourceLines
 
 BATCH_SAMPLES = 8192
 # A thread made by this one is a kernel thread (kernel/kthread.c names it so).
@@ -73,6 +74,7 @@ class Recording:
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
         self._instructions: Instructions | None = None
+        self._source_lines: SourceLines | None = None
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
@@ -113,6 +115,8 @@ class Recording:
             )
         if self.values_redacted:
             notes.append("register values were left out when this was recorded (--redact values)")
+        if self._source_lines is not None:
+            notes += self._source_lines.notes
         return notes
 
     @property
@@ -155,6 +159,15 @@ class Recording:
 
             self._instructions = Instructions(self._timeline)
         return self._instructions
+
+    @property
+    def source_lines(self) -> SourceLines:
+        """Source lines of a batch's IPs, and which functions were inlined there."""
+        if self._source_lines is None:
+            from perfxmm.analysis.sourcelines import SourceLines
+
+            self._source_lines = SourceLines(self._timeline)
+        return self._source_lines
 
     def snapshots(
         self, *, keep: Collection[str] = DEFAULT_KEEP, columns: Collection[str] | None = None,

@@ -160,11 +160,14 @@ class Instructions:
 
     def chain_names(
         self, batch: SnapshotBatch
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
-        """(symbol, symbol_offset, dso) of every entry of batch.chain.
+    ) -> tuple[
+        npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32],
+        npt.NDArray[np.uint64],
+    ]:
+        """(symbol, symbol_offset, dso, file offset) of every entry of batch.chain.
 
         Callers are looked up one byte before the return address, as perf does: a call may be the
-        last instruction of its function.
+        last instruction of its function. The file offset is that of this byte.
         """
         assert batch.chain is not None
         assert batch.chain_start is not None
@@ -182,7 +185,7 @@ class Instructions:
             batch.time_ns[owner], batch.pid[owner], batch.tid[owner], address, mode
         )
         offset = found.symbol_offset + (~first).astype(np.uint64)
-        return found.symbol, offset, found.dso
+        return found.symbol, offset, found.dso, found.offset
 
 
 def use_of(operation: code.Operation) -> Use:

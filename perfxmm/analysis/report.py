@@ -47,11 +47,12 @@ from perfxmm.coherence.verdicts import Verdict
 if TYPE_CHECKING:
     # The disassembler is only for those who look at code.
     from perfxmm.analysis.instructions import Uses, UsesOf
+    from perfxmm.analysis.sourcelines import LinesOf
 
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-SORT_KEYS: tuple[str, ...] = ("symbol", "dso", "comm", "pid", "tid", "ip")
+SORT_KEYS: tuple[str, ...] = ("symbol", "dso", "comm", "pid", "tid", "ip", "srcline")
 # Whose lanes count: of the registers that the instruction works on, or of all that were delivered.
 LANES: tuple[str, ...] = ("used", "all")
 # Widest register class in use. Of all registers: "none" where vectors are visible and all of them
@@ -71,6 +72,9 @@ ElementOf = Callable[[SnapshotBatch], npt.NDArray[np.integer]]
 class ReportRow:
     """One line of a report. Names are "" where not known, ids and ip None where not the key.
 
+    file, line: the source line where that is the key: of the innermost function that was inlined
+    there; None (and a symbol) where it is not known.
+
     samples: shown snapshots. period: sum of their event periods. share: samples / total, with
     its 95 % interval low..high. widths: samples by widest class in use (WIDTHS).
     lanes: counted lanes, and how many of them were nan, inf, subnormal, zero (-0.0 included) and
@@ -86,6 +90,8 @@ class ReportRow:
     tid: int | None = None
     ip: int | None = None
     symbol_offset: int | None = None
+    file: str | None = None
+    line: int | None = None
     samples: int = 0
     period: int = 0
     share: float = 0.0
@@ -131,11 +137,12 @@ class ReportBuilder:
     """Adds up batches: `add` each, then `finish`.
 
     uses_of: what instructions use; needed by lanes="used" and by view="auto".
+    lines_of: source lines; needed by sort="srcline".
     """
 
     def __init__(
         self, names: NameTables, policy: Policy, *, sort: str = "symbol", view: str = "f64",
-        lanes: str = "all", uses_of: UsesOf | None = None,
+        lanes: str = "all", uses_of: UsesOf | None = None, lines_of: LinesOf | None = None,
     ) -> None:
         if sort not in SORT_KEYS:
             raise ValueError(f"no such sort key: {sort} (there are {', '.join(SORT_KEYS)})")
@@ -143,15 +150,20 @@ class ReportBuilder:
             raise ValueError(f"no such lanes: {lanes} (there are {', '.join(LANES)})")
         if uses_of is None and (lanes == "used" or view == "auto"):
             raise ValueError("what instructions use is not known without uses_of")
+        if lines_of is None and sort == "srcline":
+            raise ValueError("source lines are not known without lines_of")
         self.names = names
         self.policy = policy
         self.sort = sort
         self.view = view
         self.lanes = lanes
         self.uses_of = uses_of
+        self.lines_of = lines_of
         self.total = 0
         self.recorded = 0
         self._elements: dict[str, int] = {}
+        # Source lines that were met, (file, line) -> number in this order.
+        self._places: dict[tuple[str, int], int] = {}
         # Key -> (sums in the order of _COLUMNS, columns that name the row).
         self._sums: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._about: dict[tuple[int, int], tuple[int, int, int, int, int, int, int]] = {}
@@ -193,9 +205,16 @@ class ReportBuilder:
 
     def finish(self, limit: int | None = None) -> Report:
         """The result, by falling number of samples; limit: rows to give at most."""
-        rows = [self._row(key, sums) for key, sums in self._sums.items()]
+        places = list(self._places)
+        rows = []
+        for key, sums in self._sums.items():
+            row = self._row(key, sums)
+            if self.sort == "srcline" and key[0] >= 0:
+                row.file, row.line = places[key[0]]
+                row.symbol = ""
+            rows.append(row)
         rows.sort(key=lambda r: (-r.samples, r.symbol, r.dso, r.comm, r.tid or r.pid or 0,
-                                 r.ip or 0))  # fmt: skip
+                                 r.ip or 0, r.file or "", r.line or 0))  # fmt: skip
         widths = {w: sum(row.widths.get(w, 0) for row in rows) for w in WIDTHS}
         if limit is not None:
             rows = rows[:limit]
@@ -224,7 +243,23 @@ class ReportBuilder:
             return batch.pid.astype(np.int64), zero
         if self.sort == "tid":
             return batch.pid.astype(np.int64), batch.tid.astype(np.int64)
+        if self.sort == "srcline":
+            place = self._place_numbers(batch)
+            # Without a line, the symbol is the next best answer: below the numbers of lines.
+            return np.where(place >= 0, place, -2 - column(batch.symbol)), column(batch.dso)
         return ip.view(np.int64), column(batch.dso)
+
+    def _place_numbers(self, batch: SnapshotBatch) -> I64:
+        """int64 [n], number in self._places; -1 where no source line is known."""
+        assert self.lines_of is not None
+        found = self.lines_of(batch)
+        numbers = np.full(len(found.frames), -1, np.int64)
+        for index, frames in enumerate(found.frames):
+            if frames and frames[0].file:
+                place = frames[0].file, frames[0].line
+                numbers[index] = self._places.setdefault(place, len(self._places))
+        of_row: I64 = numbers[found.number]
+        return of_row
 
     def _columns(
         self, batch: SnapshotBatch, ip: npt.NDArray[np.uint64]
@@ -363,9 +398,9 @@ class ReportBuilder:
         if value["recorded"]:
             del row.lanes["negative_zero"]
         names = self.names
-        if self.sort in ("symbol", "ip"):
+        if self.sort in ("symbol", "ip", "srcline"):
             row.symbol = names.symbols[symbol] if symbol >= 0 else ""
-        if self.sort in ("symbol", "dso", "ip"):
+        if self.sort in ("symbol", "dso", "ip", "srcline"):
             row.dso = names.dsos[dso] if dso >= 0 else ""
         if self.sort in ("comm", "pid", "tid"):
             row.comm = names.comms[comm] if comm >= 0 else ""

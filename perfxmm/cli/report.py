@@ -15,12 +15,17 @@ Examples:
   numbers in the registers they read:
     perfxmm report
 
+  The source lines of one function that its snapshots fell on:
+    perfxmm report --sort srcline -S axpy
+
   Threads of one process, all their registers counted as floats, for a program to read:
     perfxmm report --sort tid --lanes all --view f32 --pid 1234 --json
 """
-_SORT_KEYS = ("symbol", "dso", "comm", "pid", "tid", "ip")
+_SORT_KEYS = ("symbol", "dso", "comm", "pid", "tid", "ip", "srcline")
 _LANES = ("used", "all")
-_SYNONYMS = {"sym": "symbol", "object": "dso", "process": "pid", "thread": "tid"}
+_SYNONYMS = {
+    "sym": "symbol", "object": "dso", "process": "pid", "thread": "tid", "line": "srcline",
+}  # fmt: skip
 
 
 def report(
@@ -82,6 +87,7 @@ def report(
     builder = ReportBuilder(
         recording.names, policy, sort=sort, view=view, lanes=lanes,
         uses_of=recording.instructions.uses if view == "auto" or lanes == "used" else None,
+        lines_of=recording.source_lines.of if sort == "srcline" else None,
     )  # fmt: skip
     with progress("reading snapshots") as advance:
         for batch in recording.judged(policy, filters=filters):

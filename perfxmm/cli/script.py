@@ -27,10 +27,14 @@ Examples:
 
   One line a snapshot, as perf script prints it:
     perfxmm script -F ip,sym,uregs --regs xmm
+
+  Callers of each snapshot with their source lines and what was inlined into them:
+    perfxmm script -F ip,sym,chain,srcline,inline
 """
 _FIELDS = (
     "comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sym", "symoff", "dso",
     "build_id", "verdict", "reason", "insn", "iregs", "uregs", "regs", "vec", "chain",
+    "srcline", "inline",
 )  # fmt: skip
 _DEFAULT_FIELDS = "comm,pid,tid,cpu,time,event,ip,sym,symoff,dso,verdict,vec"
 _USED = "used"
@@ -52,7 +56,8 @@ def script(
         typer.Option(
             "-F", "--fields", metavar="FIELD,...", autocompletion=_complete_fields,
             help=f"What to print: {', '.join(_FIELDS)}. iregs and uregs stand in the line, regs "
-            "(general) and vec (vectors and opmasks) below it; insn is the instruction at the IP.",
+            "(general) and vec (vectors and opmasks) below it; insn is the instruction at the IP, "
+            "srcline its source line, inline the functions that were inlined there.",
         ),
     ] = _DEFAULT_FIELDS,
     view: options.View = "hex",
@@ -113,6 +118,7 @@ def script(
             names, policy, wanted, view, msb_first, selection, element_of,
             recording.instructions.chain_names if "chain" in wanted else None,
             recording.instructions if "insn" in wanted else None, used,
+            recording.source_lines if {"srcline", "inline"} & set(wanted) else None,
         )  # fmt: skip
         if "chain" in wanted:
             columns.add("chain")

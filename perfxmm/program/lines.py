@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfxmm.errors import DamagedInput
+from perfxmm.program import debugfiles
 from perfxmm.program.binaries import Binaries
 from perfxmm.program.demangle import demangle
 from perfxmm.program.elf import PF_X, ElfImage, Segment, open_elf
@@ -198,7 +199,8 @@ class Lines:
             self.notes[index] = self._binaries.notes.get(index, "no such file")
             return None
         if image.path.startswith("/"):  # the vDSO is no file
-            with_lines = self._with_lines(image)
+            dso = self._binaries.dsos[index]
+            with_lines = self._with_lines(image, (dso.file or dso.path).removesuffix(" (deleted)"))
             if with_lines is not None:
                 file = _debug_file(with_lines)
                 if file is None:
@@ -208,9 +210,10 @@ class Lines:
         self.notes[index] = NO_LINES
         return None
 
-    def _with_lines(self, image: ElfImage) -> ElfImage | None:
+    def _with_lines(self, image: ElfImage, recorded_path: str) -> ElfImage | None:
         """The file itself or one that was split off it, whichever has line information."""
-        for each in chain([image], self._binaries.debug_files(image)):
+        split_off = debugfiles.split_off(image, self._binaries.places, recorded_path)
+        for each in chain([image], split_off):
             if any(each.section(name) is not None for name in _LINE_SECTIONS):
                 return each
         return None

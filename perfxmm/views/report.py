@@ -14,7 +14,7 @@ from perfxmm.views.escape import escape_control
 _UNKNOWN = "[unknown]"
 _KEY_TITLES = {
     "symbol": "Symbol", "dso": "Object", "comm": "Command", "pid": "Process", "tid": "Thread",
-    "ip": "Address",
+    "ip": "Address", "srcline": "Line",
 }  # fmt: skip
 _KINDS = {"NaN": "nan", "Inf": "inf", "Subn": "subnormal", "Zero": "zero"}
 # Names are cut to no less than this; on consoles too narrow even for that they are folded.
@@ -137,12 +137,16 @@ def report_json(report: Report, account: dict[str, object], *, complete: bool) -
         "schema": "perfxmm.report/1", "sort": report.sort, "view": report.view,
         "lanes": report.lanes, "total": report.total, "widths": report.widths,
         "elements": report.elements, "complete": complete,
-        "rows": [_row_json(row) for row in report.rows], "account": account,
+        "rows": [_row_json(report.sort, row) for row in report.rows], "account": account,
     }  # fmt: skip
 
 
-def _row_json(row: ReportRow) -> dict[str, object]:
+def _row_json(sort: str, row: ReportRow) -> dict[str, object]:
+    place: dict[str, object] = {}
+    if sort == "srcline":
+        place = {"file": _plain(row.file or ""), "line": row.line or None}
     return {
+        **place,
         "symbol": _plain(row.symbol), "symbol_offset": row.symbol_offset, "dso": _plain(row.dso),
         "comm": _plain(row.comm), "pid": row.pid, "tid": row.tid,
         "ip": None if row.ip is None else f"{row.ip:#x}", "samples": row.samples,
@@ -201,7 +205,10 @@ def _key_parts(sort: str, row: ReportRow) -> tuple[str, str]:
         return f"{number} {escape_control(row.comm)}".rstrip(), ""
     if sort in ("comm", "dso"):
         return escape_control(getattr(row, sort)) or _UNKNOWN, ""
-    where = escape_control(row.symbol) or _UNKNOWN
+    if sort == "srcline" and row.file is not None:
+        where = escape_control(f"{row.file.rsplit('/', 1)[-1]}:{row.line or '?'}")
+    else:
+        where = escape_control(row.symbol) or _UNKNOWN
     if sort == "ip":
         offset = f"+{row.symbol_offset:#x}" if row.symbol_offset is not None else ""
         where = f"{row.ip:#x} {where}{offset}"

@@ -26,6 +26,7 @@ from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.views.escape import escape_control
 from perfxmm.views.lanes import Selection, gpr_lines, vector_lines
+from perfxmm.views.sourcelines import Source, SourceText
 
 if TYPE_CHECKING:
     # The disassembler is only for those who look at code.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 FIELDS: tuple[str, ...] = (
     "comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sym", "symoff", "dso",
     "build_id", "verdict", "reason", "insn", "iregs", "uregs", "regs", "vec",
-    "chain",
+    "chain", "srcline", "inline",
 )  # fmt: skip
 DEFAULT_FIELDS: tuple[str, ...] = (
     "comm", "pid", "tid", "cpu", "time", "event", "ip", "sym", "symoff", "dso", "verdict", "vec",
@@ -56,8 +57,10 @@ _CHAIN_MARKERS = (1 << 64) - 4095
 Rows = npt.NDArray[np.intp]
 # Element type, number of the instruction (-1: not known), bit mask of the sets of another IP.
 _StyleKey = tuple[int, int, int]
-# (symbol, symbol_offset, dso) of each entry of batch.chain.
-ChainNames = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32]]
+# (symbol, symbol_offset, dso, file offset of the code) of each entry of batch.chain.
+ChainNames = tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.uint64]
+]
 
 
 class Code(Protocol):
@@ -89,6 +92,7 @@ class ScriptText:
     fields: of FIELDS, whatever their order. view: of analysis.lanes.VIEWS. selection: registers
     to print, None for all. resolve_chain: names for a batch's call chains. code: needed by the
     field insn and by regs_used, which prints only what the instruction at the IP reads or writes.
+    source: needed by the fields srcline and inline.
     """
 
     names: NameTables
@@ -101,6 +105,8 @@ class ScriptText:
     resolve_chain: Callable[[SnapshotBatch], ChainNames] | None = None
     code: Code | None = None
     regs_used: bool = False
+    source: Source | None = None
+    _source_text: SourceText | None = field(init=False, default=None)
     _tables: dict[str, EncodedTable] = field(init=False)
     _event_width: int = field(init=False)
     _styles: list[_Style] = field(init=False, default_factory=list)
@@ -122,6 +128,11 @@ class ScriptText:
             self._tables["insn"] = EncodedTable(
                 self.code.texts, lambda t: encode(t) or _UNKNOWN, _UNKNOWN
             )
+        if self.source is not None and {"srcline", "inline"} & set(self.fields):
+            self._source_text = SourceText(
+                self.source, "srcline" in self.fields, "inline" in self.fields,
+                self._tables["dso"].text,
+            )
         # All events are known from the start: as wide as the longest of them, as perf does it.
         self._event_width = max((len(encode(name)) for name in names.events), default=0)
 
@@ -136,11 +147,16 @@ class ScriptText:
         word_bytes = 24 if self.view == "hex" else 60
         row_bytes = 200 + word_bytes * (min(words, _USED_WORDS) if self.regs_used else words)
         chains = self._chains(batch) if "chain" in self.fields else None
+        source = None
+        if self._source_text is not None and chains is None:
+            source = self._source_text.below(batch, ip, self._entry_of(batch))
 
         def render(shape: Shape, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
             pieces = self._line(batch, shape, rows, ip, uses)
             if chains is not None:
                 pieces.append(text.choose(chains, rows))
+            if source is not None:
+                pieces.append(source(rows))
             pieces += self._blocks(batch, shape, rows)
             return text.assemble(pieces, len(rows))
 
@@ -351,21 +367,41 @@ class ScriptText:
         if batch.chain is None or batch.chain_start is None:
             return [b""] * len(batch)
         names = self.resolve_chain(batch) if self.resolve_chain else None
+        code = self._source_text
+        found = code.source.at(names[2], names[3]) if code is not None and names else None
         lines = []
         for entry, address in enumerate(batch.chain.tolist()):
             if address >= _CHAIN_MARKERS:
                 lines.append(b"")
                 continue
-            line = f"\t{address:16x}".encode()
-            if names is not None:
-                symbol, offset, dso = (int(column[entry]) for column in names)
-                line += b" " + self._tables["symbol"].text(symbol)
-                if symbol >= 0 and "symoff" in self.fields:
-                    line += f"+0x{offset:x}".encode()
-                line += b" (" + self._tables["dso"].text(dso) + b")"
-            lines.append(line + b"\n")
+            if names is None:
+                lines.append(b"\t%16x\n" % address)
+                continue
+            symbol, past, dso, offset = (int(column[entry]) for column in names)
+            line = self._entry(address, symbol, past, dso)
+            if code is not None and found is not None:
+                frames = found.frames[int(found.number[entry])]
+                line = code.expanded(frames, address, line, dso, offset)
+            lines.append(line)
         starts = batch.chain_start.tolist()
         return [b"".join(lines[a:b]) for a, b in pairwise(starts)]
+
+    def _entry(self, address: int, symbol: int, symbol_offset: int, dso: int) -> bytes:
+        """The line of one function in a list of callers."""
+        line = b"\t%16x " % address + self._tables["symbol"].text(symbol)
+        if symbol >= 0 and "symoff" in self.fields:
+            line += b"+0x%x" % symbol_offset
+        return line + b" (" + self._tables["dso"].text(dso) + b")\n"
+
+    def _entry_of(self, batch: SnapshotBatch) -> Callable[[int, int], bytes]:
+        """The same of a sample's own IP."""
+
+        def entry(row: int, address: int) -> bytes:
+            columns = (batch.symbol, batch.symbol_offset, batch.dso)
+            symbol, past, dso = (-1 if c is None else int(c[row]) for c in columns)
+            return self._entry(address, symbol, past, dso)
+
+        return entry
 
 
 def _cpu(cpu: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:

@@ -270,7 +270,8 @@ def test_call_chains_stand_below_the_line() -> None:
 
     def resolve(b):
         n = len(b.chain)
-        return np.full(n, 1, np.int32), np.full(n, 16, np.uint64), np.zeros(n, np.int32)
+        zeros = np.zeros(n, np.int32)
+        return np.full(n, 1, np.int32), np.full(n, 16, np.uint64), zeros, zeros.astype(np.uint64)
 
     lines = text_of(made, "ip,sym,symoff,chain", resolve_chain=resolve)
     assert lines[1:3] == [
