@@ -158,11 +158,14 @@ class _Job:
 
 
 def swap_attr(data: bytes) -> bytes:
-    """A perf_event_attr with its known fields little-endian; bytes beyond them stay."""
+    """A perf_event_attr with its known fields little-endian; bytes beyond them, and beyond the
+    size that it claims, stay.
+    """
     out = bytearray(data)
+    claimed = int.from_bytes(data[4:8], "big") or ATTR_SIZE_VER0
     for at, kind in (*BASE_FIELDS.values(), (4, "I")):
         size = FIELD_BYTES[kind]
-        if at + size <= len(data):
+        if at + size <= min(len(data), max(claimed, ATTR_SIZE_VER0)):
             out[at : at + size] = data[at : at + size][::-1]
     word = data[_FLAGS_AT : _FLAGS_AT + 8]
     if len(word) == 8:
@@ -226,9 +229,14 @@ class Swapper:
             if size < _HEADER_BYTES or at + size > len(chunk):
                 at, stop = at + _HEADER_BYTES, True
                 break
-            if kind == RecordType.SAMPLE and not (at | size) & 7:
-                samples += (at >> 3, (at + size) >> 3)
-            elif kind != RecordType.SAMPLE:
+            if kind == RecordType.SAMPLE:
+                if not (at | size) & 7:
+                    samples += (at >> 3, (at + size) >> 3)
+                elif not size & 7:  # behind a record of an odd size
+                    alone = chunk[at : at + size]
+                    self._samples(alone, np.array([[0, size >> 3]], np.int64))
+                    chunk[at : at + size] = alone
+            else:
                 body = bytes(chunk[at + _HEADER_BYTES : at + size])
                 chunk[at + _HEADER_BYTES : at + size] = self.body(kind, misc, body)
                 if kind in (RecordType.AUXTRACE, RecordType.HEADER_TRACING_DATA):
@@ -313,9 +321,7 @@ class Swapper:
                 yield each, mine
 
     def _attr(self, body: bytes, misc: int) -> bytes:
-        if len(body) < ATTR_SIZE_VER0:
-            return body
-        size = struct.unpack_from(">I", body, 4)[0] or ATTR_SIZE_VER0
+        size = int.from_bytes(body[4:8], "big") or ATTR_SIZE_VER0
         if not ATTR_SIZE_VER0 <= size <= len(body):
             return swap_attr(body)
         attr, ids = swap_attr(body[:size]), _words(body[size:])
