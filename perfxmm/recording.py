@@ -73,6 +73,8 @@ class Recording:
         ))  # fmt: skip
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
+        # Without times (perf record --no-timestamp) the place in the file says what came first.
+        self._timed = any(event.attr.has(SampleType.TIME) for event in self.events)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
         self._fed = 0
@@ -262,6 +264,8 @@ class Recording:
 
     def _feed(self, record: sideband.Sideband) -> None:
         time_ns = record.time_ns or 0
+        if not self._timed:
+            time_ns = max(record.file_offset, 0)
         timeline = self._timeline
         match record:
             case sideband.Comm():
@@ -311,7 +315,10 @@ class Recording:
     def _resolve(self, batch: SnapshotBatch) -> None:
         ip = attributed_ip(batch)
         mode = np.where(ip == batch.ip, batch.cpumode, np.uint8(CpuMode.USER))
-        found = self._timeline.resolve(batch.time_ns, batch.pid, batch.tid, ip, mode)
+        time_ns = batch.time_ns
+        if not self._timed:
+            time_ns = np.maximum(batch.file_offset, 0).astype(np.uint64)
+        found = self._timeline.resolve(time_ns, batch.pid, batch.tid, ip, mode)
         batch.comm, batch.symbol = found.comm, found.symbol
         batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
         batch.extra[CODE_OFFSET] = found.offset

@@ -88,7 +88,7 @@ def record_batch(
     offset = np.zeros(n, np.uint64) if batch.symbol_offset is None else batch.symbol_offset
     dso = unknown if batch.dso is None else batch.dso
     columns: dict[str, Any] = {
-        "time_ns": pa.array(batch.time_ns),
+        "time_ns": pa.array(batch.time_ns, mask=batch.time_ns == 0),
         "pid": pa.array(batch.pid, mask=batch.pid == -1),
         "tid": pa.array(batch.tid, mask=batch.tid == -1),
         "cpu": pa.array(batch.cpu, mask=batch.cpu == -1),

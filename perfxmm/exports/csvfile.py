@@ -111,9 +111,9 @@ class CsvLines:
         offset: Piece = b""
         if batch.symbol_offset is not None:
             offset = text.blank_where(text.decimal(batch.symbol_offset[rows]), symbol < 0)
-        period = batch.period[rows]
+        time_ns, period = batch.time_ns[rows], batch.period[rows]
         pieces: list[Piece] = [
-            SCHEMA.encode(), b",", text.decimal(batch.time_ns[rows]),
+            SCHEMA.encode(), b",", text.blank_where(text.decimal(time_ns), time_ns == 0),
             b",", _number(batch.pid[rows]), b",", _number(batch.tid[rows]),
             b",", _number(batch.cpu[rows]), b",", named("comm", batch.comm),
             b",", self._tables["event"].rows(batch.event[rows]),

@@ -119,11 +119,11 @@ class JsonLines:
             offset = spaced(
                 text.blank_where(text.decimal(batch.symbol_offset[rows]), symbol < 0, b"null")
             )
-        period = batch.period[rows]
+        time_ns, period = batch.time_ns[rows], batch.period[rows]
         exact = text.choose([b"false", b"true"], batch.exact_ip[rows].astype(np.int8))
         source = json_string(self.names.source) if self.names.source else b"null"
         pieces: list[Piece] = [
-            _HEAD, spaced(text.decimal(batch.time_ns[rows])),
+            _HEAD, spaced(text.blank_where(text.decimal(time_ns), time_ns == 0, b"null")),
             b',"pid":', _number(batch.pid[rows]), b',"tid":', _number(batch.tid[rows]),
             b',"cpu":', _number(batch.cpu[rows]),
             b',"comm":', spaced(self._comms.rows(names_of(batch.comm))),

@@ -80,8 +80,8 @@ class RegisterSet:
 class SnapshotBatch:
     """Columns of n samples, in the order in which the recording is read.
 
-    time_ns, ip, period: uint64 [n]; period is the event's fixed one where samples carry none, and
-        0 where there is neither.
+    time_ns, ip, period: uint64 [n]; time_ns is 0 where it was not recorded; period is the event's
+        fixed one where samples carry none, and 0 where there is neither.
     pid, tid: int32 [n] (-1 where not recorded); cpu: int32 [n] (-1 where not recorded).
     event: uint16 [n], index into the recording's events.
     misc: uint16 [n] as in the record header; cpumode: uint8 [n]; exact_ip: bool [n].

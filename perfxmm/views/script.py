@@ -232,8 +232,7 @@ class ScriptText:
             columns.append([b"[", _cpu(batch.cpu[rows]), b"]"])
         if "time" in has:
             time = batch.time_ns[rows]
-            seconds = text.right_aligned(text.decimal(time // _NS), _SECONDS_WIDTH)
-            columns.append([seconds, b".", text.decimal_fixed(time % _NS, 9), b":"])
+            columns.append([*_time(time), b":"])
         if "period" in has:
             columns.append([text.right_aligned(text.decimal(batch.period[rows]), _PERIOD_WIDTH)])
         if "event" in has:
@@ -408,6 +407,17 @@ def _cpu(cpu: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     digits = text.right_aligned(text.decimal(np.maximum(cpu, 0)), 3)
     digits = np.where(digits == ord(" "), np.uint8(ord("0")), digits)
     return text.blank_where(digits, cpu < 0, b"---")
+
+
+def _time(time_ns: npt.NDArray[np.uint64]) -> list[Piece]:
+    """Seconds to the nanosecond; a dash where none was recorded (perf record --no-timestamp)."""
+    seconds = text.right_aligned(text.decimal(time_ns // _NS), _SECONDS_WIDTH)
+    pieces: list[Piece] = [seconds, b".", text.decimal_fixed(time_ns % _NS, 9)]
+    absent = time_ns == 0
+    if not absent.any():
+        return pieces
+    both = text.assemble(pieces, len(time_ns))
+    return [text.blank_where(both, absent, b"-".rjust(_SECONDS_WIDTH))]
 
 
 def _used_note(style: _Style) -> bytes:
