@@ -243,7 +243,7 @@ class _BatchBuilder:
         self.decoder = decoder
         self.columns = frozenset(columns)
         chosen = block.types == RecordType.SAMPLE
-        if not bool(np.all(chosen)):
+        if not bool(chosen.all()):
             block = block.select(chosen)
         self.offsets = block.offsets.astype(np.int64, copy=False)
         sizes = block.sizes.astype(np.int64)
@@ -253,11 +253,12 @@ class _BatchBuilder:
         )
         self.misc = block.misc
         self.good: Bool = np.ones(len(sizes), np.bool_)
-        impossible = (
-            (sizes & 7 != 0) | (sizes < WORD_BYTES)
-            | (self.offsets + sizes > len(block.buffer))
-        )  # fmt: skip
-        if impossible.any():
+        ends = self.offsets + sizes
+        if len(sizes) and (
+            int(np.bitwise_or.reduce(sizes)) & 7 or int(sizes.min()) < WORD_BYTES
+            or int(ends.max()) > len(block.buffer)
+        ):  # fmt: skip
+            impossible = (sizes & 7 != 0) | (sizes < WORD_BYTES) | (ends > len(block.buffer))
             self.leave_out(-1, np.flatnonzero(impossible), "the record's size is impossible")
             # What stays in these rows does not matter as long as it can be read.
             sizes[impossible] = 0

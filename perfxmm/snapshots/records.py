@@ -45,7 +45,7 @@ def words_of(buffer: U8, offsets: I64, sizes: I64) -> tuple[U64, I64]:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     # Shifts and masks: numpy divides integers ten times slower.
     phase = int(offsets[0]) & 7
-    if bool(np.all(offsets & 7 == phase)):
+    if not int(np.bitwise_or.reduce(offsets ^ phase)) & 7:
         usable = (len(buffer) - phase) // WORD_BYTES * WORD_BYTES
         return buffer[phase : phase + usable].view("<u8"), offsets >> 3
     room = -(-sizes // WORD_BYTES) * WORD_BYTES
@@ -61,7 +61,7 @@ def stride_of(at: I64) -> int:
     if len(at) < 2:
         return 0
     stride = int(at[1] - at[0])
-    even = stride > 0 and bool(np.all(at[1:] - at[:-1] == stride))
+    even = stride > 0 and bool((at[1:] - at[:-1] == stride).all())
     return stride if even else 0
 
 
@@ -87,15 +87,18 @@ def peek(words: U64, at: I64, width: int, stride: int | None) -> U64:
     return gather(words, at, width, stride)
 
 
-def all_equal(words: U64, at: I64, value: int, mask: int, stride: int) -> bool:
-    """Whether the word at each place is `value`, as far as `mask` goes. stride as for gather."""
+def all_equal(words: U64, at: I64, shift: int, value: int, mask: int, stride: int) -> bool:
+    """Whether the word `shift` behind each place is `value`, as far as `mask` goes.
+
+    stride as for gather.
+    """
     if stride:
-        found = _strided(words, int(at[0]), len(at), 1, stride)
+        found = _strided(words, int(at[0]) + shift, len(at), 1, stride)
     else:
-        found = words[at]
+        found = words[at + shift]
     if mask != ALL_BITS:
         found = found & np.uint64(mask)
-    return bool(np.all(found == np.uint64(value & mask)))
+    return bool((found == np.uint64(value & mask)).all())
 
 
 def _indexed(words: U64, at: I64, width: int) -> U64:

@@ -113,7 +113,7 @@ def _repeated(first: Walk, start: I64, end: I64, stride: int) -> Walk:
 
 
 def _same(one: npt.NDArray[Word], n: int) -> npt.NDArray[Word]:
-    """The only element of `one`, n times over, read-only. np.broadcast_to takes ten times longer."""
+    """The only element of `one`, n times over, read-only; np.broadcast_to takes far longer."""
     repeated: npt.NDArray[Word] = np.ndarray((n,), one.dtype, one, 0, (0,))
     repeated.flags.writeable = False
     return repeated
