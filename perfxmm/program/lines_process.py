@@ -19,7 +19,7 @@ from typing import Protocol
 
 TIMEOUT_S = 60.0
 # Of address space: files are mapped, and a file with debug information may have gigabytes.
-MEMORY_BYTES = 16 << 30
+MEMORY_BYTES = 8 << 30
 # Of one answer. Thousands of addresses in deeply inlined code are answered in some megabytes.
 ANSWER_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 16

@@ -26,14 +26,12 @@ from perfxmm.coherence.reasons import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.views.escape import escape_control
 from perfxmm.views.lanes import Selection, gpr_lines, vector_lines
-from perfxmm.views.sourcelines import Source, SourceText
 
 if TYPE_CHECKING:
-    # The disassembler is only for those who look at code.
+    # The disassembler and the tools for lines are only for those who look at code.
     from perfxmm.analysis.instructions import Use, Uses
-
-if TYPE_CHECKING:
     from perfxmm.analysis.report import ElementOf
+    from perfxmm.views.sourcelines import Source, SourceText
 
 FIELDS: tuple[str, ...] = (
     "comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sym", "symoff", "dso",
@@ -129,6 +127,8 @@ class ScriptText:
                 self.code.texts, lambda t: encode(t) or _UNKNOWN, _UNKNOWN
             )
         if self.source is not None and {"srcline", "inline"} & set(self.fields):
+            from perfxmm.views.sourcelines import SourceText
+
             self._source_text = SourceText(
                 self.source, "srcline" in self.fields, "inline" in self.fields,
                 self._tables["dso"].text,
