@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import sample_writer as sw
 
 from perfxmm.kernel.attr import EventAttr
@@ -281,3 +283,35 @@ def test_many_names_are_all_right() -> None:
     ])  # fmt: skip
     found = [getattr(one, "name", "") for one in Decoder([sw.event_of(ATTR)]).sideband(block)]
     assert found == [text.decode() for text in names]
+
+
+KINDS = sorted({int(kind) for kind in RecordType} - {int(RecordType.SAMPLE)})
+# Those that become an object; the others are passed over.
+KNOWN_KINDS = {case[0] for case in (*BODIES.values(), *TOOL_BODIES.values())}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 2**16 - 1),
+                       st.binary(max_size=160)), max_size=12),
+    st.booleans(), st.integers(0, 7),
+)  # fmt: skip
+def test_junk_of_any_kind_is_read_or_named(
+    junk: list[tuple[int, int, bytes]], with_trailer: bool, shift: int
+) -> None:
+    """Whatever is in them, and wherever the block's buffer ends."""
+    records = [sw.record(kind, misc, body) for kind, misc, body in junk]
+    whole = sw.block_of(records, before=bytes(shift), file_base=8)
+    events = [
+        sw.event_of(ATTR if with_trailer else BARE, ids=(77,)),
+        sw.event_of(replace(ATTR, read_format=31), index=1, ids=(78,)),
+    ]
+    known = sum(kind in KNOWN_KINDS for kind, _, _ in junk)
+    for missing in (0, 1, 40):
+        buffer = whole.buffer[: max(len(whole.buffer) - missing, 0)]
+        decoder = Decoder(events)
+        found = list(decoder.sideband(replace(whole, buffer=buffer)))
+        assert len(found) + len(decoder.sideband_problems) == known
+        places = [one.file_offset for one in (*found, *decoder.sideband_problems)]
+        assert set(places) <= set((whole.offsets + 8).tolist())
+        assert len(set(places)) == known
