@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,14 +21,18 @@ from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, 
 from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
+from perfxmm.errors import UsageError
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
 from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
 from perfxmm.perfdata.metadata import Metadata
-from perfxmm.perfdata.reader import Damage, Event, Reader
+from perfxmm.perfdata.order import WINDOW_TEXT
+from perfxmm.perfdata.reader import Damage, Event, Reader, RecordBlock
 from perfxmm.program import archive
-from perfxmm.program.binaries import Places, default_archives
+from perfxmm.program.binaries import default_archives
+from perfxmm.program.places import Places
+from perfxmm.program.remarks import remarks
 from perfxmm.program.timeline import Timeline
 from perfxmm.snapshots import sideband
 from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
@@ -39,6 +46,8 @@ if TYPE_CHECKING:
     from perfxmm.analysis.sourcelines import SourceLines
 
 BATCH_SAMPLES = 8192
+# In file order: how far behind a sample its names may stand and still be known.
+LOOK_AHEAD_RECORDS = 65_536
 # A thread made by this one is a kernel thread (kernel/kthread.c names it so).
 _KTHREADD_PID, _KTHREADD_COMM = 2, "kthreadd"
 # PERF_COUNT_SW_CONTEXT_SWITCHES, _CPU_MIGRATIONS, _BPF_OUTPUT and _CGROUP_SWITCHES
@@ -58,7 +67,7 @@ class Recording:
 
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
-        places: Places | None = None,
+        symfs: str | os.PathLike[str] | None = None, places: Places | None = None,
     ) -> None:
         self._reader = Reader(source, dialect)
         self.path = self._reader.file
@@ -68,13 +77,14 @@ class Recording:
         arch = str(self._reader.features.get("arch") or "x86_64")
         self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
-        self._timeline = Timeline(places or Places(
-            archives=_archives(self.path), same_kernel=_same_kernel(self._reader.features),
-        ))  # fmt: skip
+        self._timeline = Timeline(places or _places(self._reader, symfs))
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
         # Without times (perf record --no-timestamp) the place in the file says what came first.
         self._timed = any(event.attr.has(SampleType.TIME) for event in self.events)
+        # Before sample_id_all (Linux 2.6.38) only samples had times, and births and deaths. As in
+        # perf, all side-band then holds from where it stands.
+        self._sideband_timed = all(event.attr.flag(AttrFlag.SAMPLE_ID_ALL) for event in self.events)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
         self._fed = 0
@@ -115,8 +125,14 @@ class Recording:
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
             )
+        if self._reader.unordered:
+            notes.append(
+                f"{self._reader.unordered:,} records came too late to be put in time order, which "
+                f"waits for {WINDOW_TEXT}: they stand behind newer ones"
+            )
         if self.values_redacted:
             notes.append("register values were left out when this was recorded (--redact values)")
+        notes += remarks(self._timeline)
         if self._source_lines is not None:
             notes += self._source_lines.notes
         return notes
@@ -174,9 +190,12 @@ class Recording:
     def snapshots(
         self, *, keep: Collection[str] = DEFAULT_KEEP, columns: Collection[str] | None = None,
         batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None,
-        unsafe_foreign: bool = False,
+        unsafe_foreign: bool = False, ordered: bool = True,
     ) -> Iterator[SnapshotBatch]:
         """The samples as batches, in time order, in bounded memory.
+
+        ordered: False gives them in the file's order. Names are then those of the samples' times
+        as far as the side-band stands no more than LOOK_AHEAD_RECORDS behind the samples.
 
         keep: verdicts to give, or ("all",). A sample is given where any class it was asked for
         has one of them; values of its other classes are taken out, and the masks and delivered
@@ -192,11 +211,11 @@ class Recording:
         wanted = set(ALL_COLUMNS if columns is None else columns)
         if unknown := wanted - ALL_COLUMNS - {*EXTRA_COLUMNS, *RAGGED_COLUMNS}:
             raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-        return self._public(policy, wanted, batch_samples, filters)
+        return self._public(policy, wanted, batch_samples, filters, ordered)
 
     def judged(
         self, policy: Policy, *, columns: Collection[str] = ("gprs", "vectors", "predicates"),
-        batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None,
+        batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None, ordered: bool = True,
     ) -> Iterator[SnapshotBatch]:
         """Like `snapshots`, but masks and counts still say what was *delivered*.
 
@@ -206,6 +225,12 @@ class Recording:
         filters = filters or Filters()
         self.account = account = Account()
         fed = 0
+        if self._timeline.forgot:
+            # An earlier pass kept only the last part of who ran what.
+            self._timeline.rewind()
+            self._fed = self.lost = self.throttled = 0
+            self._kthreadd = False
+            self._kthreadd_children.clear()
         blocks = self._reader.ordered_blocks(block_records=batch_samples)
         for block in blocks:
             for record in self._sideband.decode(block):
@@ -247,15 +272,35 @@ class Recording:
         redaction = Redaction(recorded=self.values_redacted)
         return table_of(self.judged(policy, filters=filters), self.names, policy, redaction)
 
+    def _fed_blocks(self, batch_samples: int, ordered: bool) -> Iterator[RecordBlock]:
+        """Blocks of at most so many records whose side-band has been taken in."""
+        fed = 0
+        blocks = (
+            self._reader.ordered_blocks(block_records=batch_samples) if ordered
+            else self._reader.blocks(block_records=max(batch_samples, LOOK_AHEAD_RECORDS))
+        )  # fmt: skip
+        for block in blocks:
+            for record in self._sideband.decode(block):
+                fed += 1
+                if fed > self._fed:
+                    self._feed(record)
+                    self._fed = fed
+            if ordered:
+                yield block
+                continue
+            for at in range(0, len(block), batch_samples):
+                yield block.select(np.arange(at, min(at + batch_samples, len(block))))
+
     def _public(
-        self, policy: Policy, wanted: set[str], batch_samples: int, filters: Filters | None
-    ) -> Iterator[SnapshotBatch]:
+        self, policy: Policy, wanted: set[str], batch_samples: int, filters: Filters | None,
+        ordered: bool,
+    ) -> Iterator[SnapshotBatch]:  # fmt: skip
         columns = wanted | {"gprs", "vectors", "predicates"}
         visible = {Verdict[label.upper()] for label in policy.keep}
         if not policy.unsafe_foreign:
             visible.discard(Verdict.FOREIGN)
         for batch in self.judged(
-            policy, columns=columns, batch_samples=batch_samples, filters=filters
+            policy, columns=columns, batch_samples=batch_samples, filters=filters, ordered=ordered
         ):
             coherence.withhold(batch, visible)
             for registers in batch.sets.values():
@@ -266,6 +311,8 @@ class Recording:
         time_ns = record.time_ns or 0
         if not self._timed:
             time_ns = max(record.file_offset, 0)
+        elif not self._sideband_timed:
+            time_ns = 0
         timeline = self._timeline
         match record:
             case sideband.Comm():
@@ -291,6 +338,10 @@ class Recording:
                     self._kthreadd_children.add(record.tid)
                 else:
                     self._kthreadd_children.discard(record.tid)
+            case sideband.Ksymbol():
+                timeline.ksymbol(
+                    time_ns, record.start, record.length, record.name, record.registered
+                )
             case sideband.Exit():
                 timeline.exit(time_ns, record.pid, record.tid)
             case sideband.Lost():
@@ -346,14 +397,16 @@ class Recording:
 
 
 def open(
-    path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None
+    path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
+    symfs: str | os.PathLike[str] | None = None,
 ) -> Recording:
     """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
 
     dialect: "L", "M", "O1" or "R2" overrides what the events' attributes look like.
+    symfs: directory that holds the binaries of the machine that was recorded, under their paths.
     Raises DamagedInput for what is no recording, UsageError where there is none.
     """
-    return Recording(path, dialect=dialect)
+    return Recording(path, dialect=dialect, symfs=symfs)
 
 
 def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:
@@ -457,14 +510,31 @@ def _build_ids(features: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
             yield entry.path, entry.build_id
 
 
-def _same_kernel(features: Mapping[str, Any]) -> bool:
-    """Whether the recording was made on this machine and under this release of the kernel."""
+def _places(reader: Reader, symfs: str | os.PathLike[str] | None) -> Places:
+    """Where the binaries of a recording are looked for."""
+    features = reader.features
     machine = os.uname()
-    recorded = features.get("hostname"), features.get("osrelease")
-    return recorded == (machine.nodename, machine.release)
-
-
-def _archives(path: str) -> tuple[Path, ...]:
-    """Where binaries may have been kept: beside the recording, and where perf keeps them."""
-    beside = archive.directory_of(path)
-    return (beside, *default_archives()) if beside.is_dir() else default_archives()
+    hostname = features.get("hostname")
+    beside = archive.directory_of(reader.file)
+    kept = (beside,) if beside.is_dir() else ()
+    until_ns = None
+    with suppress(OSError, ValueError):
+        status = os.stat(reader.file)  # noqa: PTH116
+        until_ns = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else None
+    clocks = {
+        event.attr.clockid if event.attr.flag(AttrFlag.USE_CLOCKID) else None
+        for event in reader.events
+    }
+    if symfs is not None and not Path(symfs).is_dir():
+        raise UsageError(
+            f"no such directory: {symfs}",
+            next_step="--symfs takes the root of the other machine's files, such as a mounted "
+            "image.",
+        )
+    return Places(
+        symfs=Path("/") if symfs is None else Path(symfs), archives=(*kept, *default_archives()),
+        beside=beside if kept else None,
+        same_kernel=(hostname, features.get("osrelease")) == (machine.nodename, machine.release),
+        same_machine=None if hostname is None else hostname == machine.nodename,
+        recorded_until_ns=until_ns, monotonic_clock=clocks == {time.CLOCK_MONOTONIC},
+    )  # fmt: skip

@@ -185,7 +185,7 @@ def test_redacted_values_are_not_said_to_be_missing(tmp_path: Path) -> None:
         assert user.verdict[1, 0] == Verdict.COHERENT
         assert ["redacted" in reason_names(bits) for bits in user.reason] == [True, False]
         assert "abi-none" not in reason_names(user.reason[0])
-        assert recording.notes == notes
+        assert [n for n in recording.notes if not n.startswith("no symbols for ")] == notes
 
 
 def test_no_file_is_no_matter_of_options(tmp_path: Path) -> None:

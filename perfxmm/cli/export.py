@@ -71,6 +71,8 @@ def export(
     verdict: options.OnlyVerdict = "",
     keep: options.Keep = "",
     unsafe_foreign: options.UnsafeForeign = False,
+    unordered: options.Unordered = False,
+    symfs: options.Symfs = "",
     limit: options.Limit = None,
 ) -> None:
     """Write snapshots as JSON lines, CSV or Parquet."""
@@ -87,7 +89,7 @@ def export(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input)
+    recording = options.open_input(input, symfs)
 
     from perfxmm.analysis.shown import limited
     from perfxmm.exports.redaction import Redaction
@@ -96,7 +98,8 @@ def export(
         redact, recording.instructions.crypto if redact == "crypto" else None,
         recorded=recording.values_redacted,
     )  # fmt: skip
-    batches = redaction.noted(limited(recording.judged(policy, filters=filters), limit), policy)
+    judged = recording.judged(policy, filters=filters, ordered=not unordered)
+    batches = redaction.noted(limited(judged, limit), policy)
     # Of a few samples, a second process would make text in vain.
     alone = limit is not None
     _write(chosen, output, force, recording, batches, policy, redaction, view, alone=alone)

@@ -68,6 +68,11 @@ UnsafeForeign = Annotated[
     bool, typer.Option("--unsafe-foreign",
                        help="Show values that may belong to the kernel or another task.")
 ]  # fmt: skip
+Unordered = Annotated[
+    bool, typer.Option("--unordered",
+                       help="In the file's order. Else in time order: what perf's rounds promise, "
+                       "and without them within 1,000,000 records or 64 MiB.")
+]  # fmt: skip
 View = Annotated[
     str, typer.Option("--view", metavar="TYPE", autocompletion=complete_view,
                       help=f"Lanes as {', '.join(VIEW_NAMES)} (auto: by the instruction).")
@@ -75,6 +80,10 @@ View = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", "--max-count", metavar="N", min=0, help="At most N.")
 ]
+Symfs = Annotated[
+    str, typer.Option("--symfs", metavar="DIR",
+                      help="Take binaries from DIR, the root of the recorded machine's files.")
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -92,12 +101,12 @@ def check_input(path: str) -> None:
         )
 
 
-def open_input(path: str) -> Recording:
+def open_input(path: str, symfs: str = "") -> Recording:
     """The recording to read. Raises UsageError that says how to get one."""
     check_input(path)
     from perfxmm.recording import open as open_recording
 
-    return open_recording(path)
+    return open_recording(path, symfs=symfs or None)
 
 
 def policy_of(keep: str, verdict: str, unsafe_foreign: bool) -> Policy:

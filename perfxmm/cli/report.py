@@ -64,6 +64,8 @@ def report(
     verdict: options.OnlyVerdict = "",
     keep: options.Keep = "",
     unsafe_foreign: options.UnsafeForeign = False,
+    unordered: options.Unordered = False,
+    symfs: options.Symfs = "",
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,7 +80,7 @@ def report(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input)
+    recording = options.open_input(input, symfs)
 
     from perfxmm.analysis.report import ReportBuilder
     from perfxmm.cli.console import progress, results, say, write_json
@@ -90,7 +92,7 @@ def report(
         lines_of=recording.source_lines.of if sort == "srcline" else None,
     )  # fmt: skip
     with progress("reading snapshots") as advance:
-        for batch in recording.judged(policy, filters=filters):
+        for batch in recording.judged(policy, filters=filters, ordered=not unordered):
             builder.add(batch)
             advance(builder.total)
     found = builder.finish(limit)

@@ -82,6 +82,8 @@ def script(
     verdict: options.OnlyVerdict = "",
     keep: options.Keep = "",
     unsafe_foreign: options.UnsafeForeign = False,
+    unordered: options.Unordered = False,
+    symfs: options.Symfs = "",
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -92,7 +94,7 @@ def script(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input)
+    recording = options.open_input(input, symfs)
 
     from perfxmm.analysis.shown import limited
     names = recording.names
@@ -124,7 +126,9 @@ def script(
             columns.add("chain")
     out = sys.stdout.buffer
     sys.stdout.flush()
-    batches = recording.judged(policy, columns=columns, filters=filters)
+    batches = recording.judged(
+        policy, columns=columns, filters=filters, ordered=not unordered
+    )
     write_all(limited(batches, limit), writer.lines, out, alone=limit is not None)
     out.flush()
     options.close(recording, policy, filters)
