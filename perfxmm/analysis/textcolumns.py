@@ -123,8 +123,11 @@ def decimal(values: npt.NDArray[np.integer]) -> U8:
         digits = np.where(leading, np.uint8(0), digits)
     if negative is None or not negative.any():
         return digits
-    sign = np.where(negative, np.uint8(ord("-")), np.uint8(0))
-    return np.concatenate([sign[:, None], digits], axis=1)
+    # The sign stands in front of the first digit: 0 bytes inside a number would split it where
+    # they become blanks.
+    signed = np.concatenate([np.zeros((len(digits), 1), np.uint8), digits], axis=1)
+    signed[negative, longest - count[negative]] = ord("-")
+    return signed
 
 
 def decimal_fixed(values: U64, digits: int) -> U8:

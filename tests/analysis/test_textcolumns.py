@@ -123,3 +123,9 @@ def test_runs_cover_everything_once() -> None:
     found = list(text.runs(1000, text.RUN_BYTES // 100))
     assert [r.start for r in found] == list(range(0, 1000, 100))
     assert found[-1].stop == 1000
+
+
+def test_a_sign_stands_at_its_number_where_others_are_longer() -> None:
+    rows = text.decimal(np.array([-8, 1234, -99, 0], np.int64))
+    shown = [bytes(row) for row in text.spaced(rows)]
+    assert shown == [b"   -8", b" 1234", b"  -99", b"    0"]

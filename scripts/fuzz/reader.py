@@ -1,0 +1,37 @@
+"""Fuzzes the way from a file's bytes to columns and text.
+
+    python scripts/fuzz/seeds.py SEEDS [DIRECTORY OF RECORDINGS]
+    python scripts/fuzz/reader.py CORPUS SEEDS -runs=2000000 -max_len=16384 -timeout=10 \\
+        -rss_limit_mb=2048
+
+Needs atheris. CORPUS is where libFuzzer puts the inputs that reach something new. One execution
+reads the records in file order and in time order and decodes every column; one in four, chosen by
+the input itself, also goes the whole way of `perfxmm script`. Only perfxmm's own errors may come
+out, and what comes out must hold what tests/support/fuzz_targets.py says.
+"""
+
+from __future__ import annotations
+
+import harness
+
+import atheris  # isort: skip
+
+with atheris.instrument_imports(include=["perfxmm"]):
+    import perfxmm.exports.jsonl
+    import perfxmm.recording
+    import perfxmm.views.script  # noqa: F401
+
+from mutate import mutate
+from support import fuzz_targets
+
+
+def one(data: bytes) -> None:
+    found = fuzz_targets.read_records(data)
+    if sum(data[-64:]) % 4 == 0:
+        whole = fuzz_targets.read_snapshots(data)
+        assert (found.error is None) == (whole.error is None)
+        assert found.error or found.samples == whole.samples
+
+
+if __name__ == "__main__":
+    harness.start(one, mutate)
