@@ -33,6 +33,7 @@ from perfxmm.perfdata.blocks import (
 
 WINDOW_RECORDS = 1_000_000
 WINDOW_BYTES = 64 * 1024 * 1024
+WINDOW_TEXT = f"at most {WINDOW_RECORDS:,} records or {WINDOW_BYTES >> 20} MiB"
 NO_TIME = 0
 _ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _FIRST_TOOL_TYPE = 64
