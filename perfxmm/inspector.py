@@ -53,7 +53,8 @@ class Inspector:
         self._feature_damage: list[tuple[int, str]] = []
         self._tally = Tally(attrs, ids, self._report)
         sigtrap = reader.metadata is not None and reader.metadata.source == "sigtrap"
-        self._decoder = Decoder(reader.events, stop_info=sigtrap)
+        arch = str(reader.features.get("arch") or "x86_64")
+        self._decoder = Decoder(reader.events, stop_info=sigtrap, arch=arch)
         self._simd: Counter[int] = Counter()
         self._checked_samples = self._checked_bytes = 0
         self._bytes = 0
@@ -156,13 +157,17 @@ class Inspector:
         reader, head = self._reader, self._reader.head
         said: dict[str, Any] = {
             "magic": head.magic, "byte_order": reader.byte_order,
-            "mode": "pipe" if head.pipe else "file", "header_bytes": head.header_bytes,
+            "mode": "pipe" if head.pipe else "file", "file_bytes": reader.file_bytes,
+            "header_bytes": head.header_bytes,
         }  # fmt: skip
         if not head.pipe:
             said["attr_entry_bytes"] = head.attr_entry_bytes
             for name in ("attrs", "data", "event_types"):
                 offset, size = getattr(head, name)
                 said[name] = {"offset": offset, "size": size}
+        else:
+            behind = reader.file_bytes - head.header_bytes
+            said["data"] = {"offset": head.header_bytes, "size": behind}
         said["finished"] = head.finished
         said["compressed"] = bool(self._reader.packed) or head.compressed
         return said

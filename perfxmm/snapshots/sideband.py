@@ -480,8 +480,8 @@ def _cpu_map(body: _Body, time_ns: int | None, cpu: int | None, at: int) -> CpuM
         start = 6 if second == 4 else 10
         if len(data) < start + first * second:
             raise _Short
-        mask = int.from_bytes(data[start : start + first * second], "little")
-        cpus = tuple(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+        mask = np.frombuffer(data, np.uint8, first * second, start)
+        cpus = tuple(np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist())
     elif form == CPU_MAP_RANGE:
         cpus = ((-1,) if first & 0xFF else ()) + tuple(range(second, third + 1))
     return CpuMap(time_ns, cpu, at, cpus)

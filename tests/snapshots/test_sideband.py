@@ -274,6 +274,15 @@ def test_records_at_odd_places_are_read_alike() -> None:
     assert len(even) == len(BODIES)
 
 
+def test_the_largest_cpu_mask_is_read_at_once() -> None:
+    body = struct.pack("<HHH4x", 1, 8000, 8) + b"\xff" * 64000 + bytes(6)
+    (found,) = Decoder([sw.event_of(ATTR)]).sideband(
+        sw.block_of([sw.record(RecordType.CPU_MAP, 0, body)])
+    )
+    assert isinstance(found, sb.CpuMap)
+    assert found.cpus == tuple(range(512000))
+
+
 def test_many_names_are_all_right() -> None:
     """More names than are remembered, and one too long to be."""
     names = [b"thread-%d" % number for number in range(5000)] * 2 + [b"x" * 3000]
