@@ -21,10 +21,10 @@ class Inspection:
     file: name for messages. header: magic, byte_order, mode, sections, finished, compressed.
     features: by perf's name, lower case: bit, offset, bytes, value (None where raw) and text, the
     lines that perf prints. events: in file order, with attr, dialect and samples.
-    records: count by type name. record_bytes: what they take. packed_records: those that only the
-    file has, unpacked before they are read. time_span: of all records and of samples, ns, None
+    records: count by type name, of compressed ones and of those that came out of them;
+    record_bytes: of all but the compressed. time_span: of all records and of samples, ns, None
     without times. cpus, threads: with sample counts. lost_records, lost_samples, throttled: counts.
-    build_ids: path, build_id, and where they stand. unknown: what has no name here.
+    build_ids: path, build_id, and what they come from. unknown: what has no name here.
     damage: offset and what, by offset. metadata: perfxmm's own, None where it did not write it.
     checked: samples and bytes that were decoded too, not only counted.
     notes: what else there is to say, in words.
@@ -55,19 +55,30 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Schema perfxmm.inspect/1."""
-        found = {"schema": SCHEMA, **asdict(self)}
-        found["metadata"] = tame(self.metadata)
+        found: dict[str, Any] = tame({"schema": SCHEMA, **asdict(self)})
         return found
 
 
 def tame(value: Any, depth: int = 0) -> Any:
-    """`value` as JSON can say it: no NaN or infinity, not nested without end."""
+    """`value` as JSON can say it: no NaN or infinity, no lone surrogates (an undecodable byte
+    becomes the four characters `\\xff`), not nested without end.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _plain(value)
     if depth > _DEEPEST:
         return "nested too deeply"
     if isinstance(value, dict):
-        return {str(key): tame(one, depth + 1) for key, one in value.items()}
+        return {_plain(str(key)): tame(one, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [tame(one, depth + 1) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def _plain(text: str) -> str:
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, out of some JSON
+        raw = text.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace")

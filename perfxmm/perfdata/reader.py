@@ -120,6 +120,11 @@ class Reader:
         ):
             yield self._placed(block) if placed else block
 
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file, or of all that a stream had."""
+        return self._in_file.size
+
     def origin(self, offset: int) -> int:
         """Byte of the file for an offset of `blocks(placed=False)`: where a record stands, or the
         compressed record that it came out of. -1 where that is not known.

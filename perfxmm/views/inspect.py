@@ -36,6 +36,7 @@ def _header(found: Inspection) -> Iterator[str]:
     yield ""
     yield "Header"
     yield f"  magic          {said['magic']}, {said['byte_order']}-endian, {said['mode']} mode"
+    yield f"  file           {said['file_bytes']:,} bytes"
     size = f"{said['header_bytes']} bytes"
     if "attr_entry_bytes" in said:
         size += f", {said['attr_entry_bytes']} for each attr with its ids"
