@@ -37,6 +37,7 @@ from perfxmm.program.timeline import Timeline
 from perfxmm.snapshots import sideband
 from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
+from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
 
 if TYPE_CHECKING:
@@ -231,17 +232,28 @@ class Recording:
             self._fed = self.lost = self.throttled = 0
             self._kthreadd = False
             self._kthreadd_children.clear()
+        deferring = "chain" in columns and any(
+            event.attr.flag(AttrFlag.DEFER_CALLCHAIN) for event in self.events
+        )
+        asked_columns = {*columns, COOKIES} if deferring else columns
         blocks = self._reader.ordered_blocks(block_records=batch_samples)
         for block in blocks:
+            late_chains: list[sideband.CallchainDeferred] = []
             for record in self._sideband.decode(block):
+                if deferring and isinstance(record, sideband.CallchainDeferred):
+                    late_chains.append(record)
                 fed += 1
                 if fed > self._fed:
                     self._feed(record)
                     self._fed = fed
             account.lost, account.throttled = self.lost, self.throttled
-            batch = self._decoder.decode(block, columns=columns)
+            batch = self._decoder.decode(block, columns=asked_columns)
             if not len(batch):
                 continue
+            if deferring:
+                join_deferred(batch, late_chains)
+                if COOKIES not in columns:
+                    del batch.extra[COOKIES]
             coherence.judge(batch, self._context())
             self._resolve(batch)
             account.read += len(batch)
