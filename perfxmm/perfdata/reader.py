@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,6 +23,7 @@ from perfxmm.kernel.constants import PerfType
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.perfdata import pipe
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
+from perfxmm.perfdata.directory import Part, merge, part_files, quiet
 from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
 from perfxmm.perfdata.features import DECODERS, raw
@@ -30,7 +32,7 @@ from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_meta
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
-from perfxmm.perfdata.source import open_input
+from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import normalise, swap_build_ids
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
@@ -44,7 +46,8 @@ _X86 = ("x86_64", "i386", "i486", "i586", "i686")
 class Reader:
     """One recording.
 
-    source: path, "-" for stdin, or a binary file object. dialect: overrides detection.
+    source: path (of a file, or of a directory that `perf record --threads` made), "-" for stdin,
+    or a binary file object. dialect: overrides detection.
 
     head: what the header says. byte_order: "little" or "big", of the file; all that is given here
     is little-endian. events: in file order. metadata: None where perfxmm did not write it.
@@ -89,6 +92,8 @@ class Reader:
             self._expand()
         self._decode_features(head)
         self.events = self._events(head.entries, names)
+        if parts := part_files(source):
+            self._merge(parts)
         self._header_finished = head.finished
         if self.metadata is None:
             self.metadata = head.gap_metadata
@@ -250,6 +255,40 @@ class Reader:
             return
         self._mapped = expanded
         self.data_start, self.data_end = 0, expanded.size
+
+    def _merge(self, paths: list[Path]) -> None:
+        """Goes over to the records of all files of a directory."""
+        parts = [Part("data", self._mapped, self.data_start, self.data_end)]
+        for path in paths:
+            mapped, _ = open_input(path)
+            if isinstance(mapped, Mapped):
+                parts.append(self._part(path.name, mapped))
+        clock = Clock([e.attr for e in self.events], [e.ids for e in self.events])
+        merged = merge(parts, clock, self._report)
+        self._origins = Origins()
+        if isinstance(merged, bytes):
+            self.data_end = self.data_start
+            return
+        self._mapped = merged
+        self.data_start, self.data_end = 0, merged.size
+
+    def _part(self, name: str, mapped: Mapped) -> Part:
+        """One more file's records, unpacked and little-endian. Each has its own zstd stream."""
+
+        def tell(damage: Damage) -> None:
+            self._report(Damage(-1, f"{name}, byte {damage.offset}: {damage.what}"))
+
+        begin, end = 0, mapped.size
+        if self.byte_order == "big":
+            made = normalise(mapped, 0, end, [(e.attr, e.ids) for e in self.events], tell)
+            self.packed += made.packed
+            return Part(name, made.data, 0, made.data.size)
+        whole = Part(name, mapped, begin, end)
+        if is_compressed(quiet(whole)):
+            expanded = expand(mapped, self._counted(quiet(whole)), 0, end, tell, Origins())
+            if isinstance(expanded, Mapped):
+                return Part(name, expanded, 0, expanded.size)
+        return whole
 
     def _counted(self, blocks: Iterator[RecordBlock]) -> Iterator[RecordBlock]:
         for block in blocks:

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import tempfile
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -57,9 +58,10 @@ class Mapped:
 
 
 def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | bytes, str]:
-    """(bytes, name for messages). Empty input gives b"".
+    """(bytes, name for messages). Empty input gives b"". Of a directory its file `data`.
 
-    Raises UsageError where there is no such file, PermissionDenied, DamagedInput for a directory.
+    Raises UsageError where there is no such file, PermissionDenied, DamagedInput for a directory
+    that has none.
     """
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", "input")
@@ -74,11 +76,13 @@ def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | byte
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
-            raise DamagedInput(
-                "the recording is a directory", file=path,
-                next_step="of a recording made with perf record --threads name the data.N files "
-                "inside it; they are not read together",
-            )
+            inside = Path(os.fsdecode(path)) / "data"
+            if not inside.is_file():
+                raise DamagedInput(
+                    "the recording is a directory", file=path,
+                    why="one made with perf record --threads or --kcore has a file named data",
+                )
+            return open_input(inside)
         if stat.S_ISREG(mode):
             return map_file(fd), path
         with os.fdopen(os.dup(fd), "rb", buffering=0) as stream:
