@@ -140,13 +140,15 @@ class Lines:
         source = self._sources[index]
         if source is None:
             return nothing
+        addresses = [_vaddr(source.segments, offset) for offset in offsets]
+        open_ = [row for row, address in enumerate(addresses) if address is not None]
+        if not open_:
+            return nothing
         if self._tools is None:
             self._tools = available()
         if not self._tools:
             self.notes[index] = NO_TOOLS
             return nothing
-        addresses = [_vaddr(source.segments, offset) for offset in offsets]
-        open_ = [row for row, address in enumerate(addresses) if address is not None]
         answers = nothing
         opinions = 0
         for tool in self._tools:

@@ -247,7 +247,7 @@ def _quoted(path: str) -> str:
     for quote in ('"', "'"):
         if quote not in path and "\n" not in path:
             return f"{quote}{path}{quote}"
-    raise ToolFailed("the file's name cannot be said to llvm-symbolizer")
+    raise CannotRead("the file's name cannot be said to llvm-symbolizer")
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
