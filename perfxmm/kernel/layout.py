@@ -16,7 +16,7 @@ from enum import Enum
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, ReadFormat, SampleType
 from perfxmm.kernel.dialects import HeaderKind
-from perfxmm.kernel.registers import GPR_SSP, LEGACY_XMM_SHIFT
+from perfxmm.kernel.registers import GPR_SSP, LEGACY_XMM_SHIFT, OPMASK, ZMM
 
 # Name -> bit, in record order. One u64 each.
 LEADING_FIELDS: tuple[tuple[str, SampleType], ...] = (
@@ -81,6 +81,8 @@ class SetPlan:
     simd: a SIMD header follows where the sample's abi says so.
     vec_registers, pred_registers: register numbers asked for, ascending, in payload order.
     vec_qwords, pred_qwords: as in the attr, upper bounds for the sample's header.
+    Registers and widths that x86 does not have are left out, whatever the attr asks for: no kernel
+    grants them, and columns must not grow with a damaged attr.
     """
 
     name: str
@@ -230,14 +232,17 @@ def plan_set(attr: EventAttr, which: str, *, header: HeaderKind = "none") -> Set
     vec, pred = (
         (ask.vec_intr, ask.pred_intr) if which == "intr" else (ask.vec_user, ask.pred_user)
     )
+    vec, pred = vec & ZMM.mask, pred & OPMASK.mask
     return SetPlan(
         name=which, words=len(places),
         gpr_ids=tuple(named), gpr_words=tuple(named.values()),
         gpr_mask=sum(1 << number for number in named),
         xmm_registers=tuple(xmm), xmm_words=tuple(xmm.values()),
         simd=simd, header=(header if header != "none" else attr.dialect.header) if simd else "none",
-        vec_registers=bits_of(vec) if simd else (), vec_qwords=ask.vec_qwords if simd else 0,
-        pred_registers=bits_of(pred) if simd else (), pred_qwords=ask.pred_qwords if simd else 0,
+        vec_registers=bits_of(vec) if simd else (),
+        vec_qwords=min(ask.vec_qwords, ZMM.qwords) if simd else 0,
+        pred_registers=bits_of(pred) if simd else (),
+        pred_qwords=min(ask.pred_qwords, OPMASK.qwords) if simd else 0,
     )  # fmt: skip
 
 
