@@ -172,13 +172,22 @@ class Inspector:
         said["compressed"] = bool(self._reader.packed) or head.compressed
         return said
 
+    def _feature_bodies(self) -> list[tuple[int, tuple[int, bytes]]]:
+        """perf's features by bit, without perfxmm's own."""
+        head = self._reader.head
+        bits = sorted(bit for bit in head.feature_bodies if bit != FEATURE_BIT)
+        if head.pipe and bits and bits[-1] > Feature.STAT and not head.feature_bodies[bits[-1]][1]:
+            # perf ends the features of a stream with an empty one, numbered HEADER_LAST_FEATURE
+            # (perf_event__synthesize_features, tools/perf/util/synthetic-events.c, Linux 7.3).
+            bits.pop()
+        return [(bit, head.feature_bodies[bit]) for bit in bits]
+
     def _features(self) -> dict[str, dict[str, Any]]:
         head = self._reader.head
         cpus = 0
         found: dict[str, dict[str, Any]] = {}
-        for bit, (offset, body) in sorted(head.feature_bodies.items()):
-            if bit == FEATURE_BIT:
-                continue  # perfxmm's own metadata
+        names = [event.name for event in self._reader.events]
+        for bit, (offset, body) in self._feature_bodies():
             name = featuretext.feature_name(bit)
             size = head.feature_bytes.get(bit, len(body))
             value = None
@@ -192,7 +201,7 @@ class Inspector:
                 cpus = value["available"]
             found[name] = {
                 "bit": bit, "offset": offset, "bytes": size, "value": value,
-                "text": featuretext.lines(bit, value, size),
+                "text": featuretext.lines(bit, value, size, names),
             }  # fmt: skip
         return found
 
@@ -287,8 +296,8 @@ class Inspector:
             },
             "features": [
                 {"bit": bit, "bytes": len(body)}
-                for bit, (_, body) in sorted(reader.head.feature_bodies.items())
-                if bit != FEATURE_BIT and featuretext.feature_name(bit).startswith("bit ")
+                for bit, (_, body) in self._feature_bodies()
+                if featuretext.feature_name(bit).startswith("bit ")
             ],
             "attr_tails": [
                 {"event": e.index, "bytes": len(e.attr.tail), "zero": not e.attr.tail.strip(b"\0")}

@@ -7,8 +7,10 @@ print_* functions have them, without the "# " in front.
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from perfxmm.kernel.attrtext import CLOCK_NAMES
@@ -40,8 +42,13 @@ def decode(bit: int, body: bytes, order: str = "<", cpus: int = 0) -> Any:
     return None if take is None else take(_Cursor(body, order, cpus))
 
 
-def lines(bit: int, value: Any, size: int) -> list[str]:
-    """A decoded feature in perf's words; raw ones by name and size. Not escaped."""
+def lines(bit: int, value: Any, size: int, events: Sequence[str] = ()) -> list[str]:
+    """A decoded feature in perf's words; raw ones by name and size. Not escaped.
+
+    events: names, which groups of events are told by.
+    """
+    if bit == Feature.GROUP_DESC and value is not None:
+        return [_group_line(group, events) for group in value]
     if bit in _FLAGS:
         return [_FLAGS[bit]]
     if bit in _LABELS:
@@ -219,8 +226,10 @@ def _mem_topology(cursor: _Cursor) -> dict[str, Any]:
         number = cursor.number("Q")
         cursor.number("Q")  # bits, told again with the bitmap
         words = cursor.plausible((cursor.number("Q") + 63) // 64, 8)
-        set_bits = sum(cursor.number("Q").bit_count() for _ in range(words))
-        nodes.append({"node": number, "blocks": set_bits})
+        mask = int.from_bytes(b"".join(
+            cursor.number("Q").to_bytes(8, "little") for _ in range(words)
+        ), "little")  # fmt: skip
+        nodes.append({"node": number, "blocks": mask.bit_count(), "present": _list_of(mask)})
     return {"block_bytes": block, "nodes": nodes}
 
 
@@ -336,6 +345,7 @@ _DECODERS: dict[int, Callable[[_Cursor], Any]] = {
 _FLAGS = {
     int(Feature.BRANCH_STACK): "contains samples with branch stack",
     int(Feature.STAT): "contains stat data",
+    int(Feature.AUXTRACE): "contains AUX area data (e.g. instruction trace)",
 }
 _LABELS = {
     int(Feature.HOSTNAME): "hostname", int(Feature.OSRELEASE): "os release",
@@ -344,10 +354,19 @@ _LABELS = {
 }  # fmt: skip
 
 
+def _group_line(group: dict[str, Any], events: Sequence[str]) -> str:
+    first = group["leader"]
+    members = ",".join(events[first : first + group["members"]])
+    name = "" if group["name"] == "{anon_group}" else group["name"]
+    return f"group: {name}{{{members}}}"
+
+
 def _topology_lines(said: dict[str, Any]) -> list[str]:
     out = [f"sibling sockets : {text}" for text in said["sibling_sockets"]]
     out += [f"sibling dies    : {text}" for text in said.get("sibling_dies", ())]
     out += [f"sibling threads : {text}" for text in said["sibling_threads"]]
+    if "cpus" not in said:
+        out.append("Core ID and Socket ID information is not available")
     for number, cpu in enumerate(said.get("cpus", ())):
         die = f" Die ID {cpu['die']}," if "die" in cpu else ""
         out.append(f"CPU {number}: Core ID {cpu['core']},{die} Socket ID {cpu['socket']}")
@@ -378,9 +397,18 @@ def _clock_lines(said: dict[str, int]) -> list[str]:
     wall, clock = said["wall_ns"], said["clock_ns"]
     return [
         f"clockid: {name} ({said['clockid']})",
-        f"reference time: {wall // 10**9}.{wall % 10**9 // 1000:06d} (TOD) = "
+        f"reference time: {_local(wall // 10**9)}.{wall % 10**9 // 1000:06d} = "
+        f"{wall // 10**9}.{wall % 10**9 // 1000:06d} (TOD) = "
         f"{clock // 10**9}.{clock % 10**9:09d} ({name})",
     ]
+
+
+def _local(seconds: int) -> str:
+    """Date and time here, as perf tells it; "<error>", like perf, for what is none."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "<error>"
 
 
 def _caps_line(pmu: str, caps: dict[str, str]) -> str:
@@ -401,8 +429,25 @@ def _cache_lines(levels: list[dict[str, Any]]) -> list[str]:
 def _memory_lines(said: dict[str, Any]) -> list[str]:
     nodes, block = said["nodes"], said["block_bytes"]
     return [f"memory nodes (nr {len(nodes)}, block size {block:#x}):"] + [
-        f"  {n['node']} [{n['blocks'] * block >> 20}M]" for n in nodes
+        f" {n['node']:>3} [{_short_size(n['blocks'] * block)}]: {n['present']}" for n in nodes
     ]
+
+
+def _short_size(size: int) -> str:
+    unit = 0
+    while size // 1024 > 1 and unit < 3:
+        size //= 1024
+        unit += 1
+    return f"{size}{'BKMG'[unit]}"
+
+
+def _list_of(mask: int) -> str:
+    """Numbers of the set bits as the kernel lists them: 0-23,536."""
+    said = []
+    for run in re.finditer("1+", f"{mask:b}"[::-1]):
+        first, last = run.start(), run.end() - 1
+        said.append(str(first) if first == last else f"{first}-{last}")
+    return ",".join(said)
 
 
 def _event_lines(events: list[dict[str, Any]]) -> list[str]:
@@ -425,13 +470,6 @@ _LINES: dict[int, Callable[[Any], list[str]]] = {
     Feature.NUMA_TOPOLOGY: _numa_lines,
     Feature.PMU_MAPPINGS: lambda v: [
         "pmu mappings: " + ", ".join(f"{p['name']} = {p['type']}" for p in v)
-    ],
-    Feature.GROUP_DESC: lambda v: [
-        f"group: {g['name']} of {g['members']} events, led by event {g['leader']}" for g in v
-    ],
-    Feature.AUXTRACE: lambda v: [
-        "contains AUX area data (e.g. instruction trace)"
-        + (f", {len(v)} pieces" if v else "")
     ],
     Feature.CACHE: _cache_lines,
     Feature.SAMPLE_TIME: _time_lines,
