@@ -168,10 +168,37 @@ def block_of(data: U8, offsets: I64, headers: U64, begin: int, end: int) -> Reco
     )  # fmt: skip
 
 
-class _Scanner:
-    """Stretches of records, by run or by walk. `stopped`: there is nothing to read behind."""
+class RecordEnds:
+    """Finds where complete records end in one buffer after another of the same recording."""
 
-    def __init__(self, data: U8, end: int, report: Callable[[Damage], None]) -> None:
+    def __init__(self) -> None:
+        self._learned: tuple[int, Kinds | None] = 0, None
+
+    def last(self, data: U8) -> int:
+        """Where the last complete record of `data`, which begins with one, ends.
+
+        What follows is the beginning of a record: less than 64 KiB, or a header whose size is
+        below 8. Payload outside header.size is not looked for.
+        """
+        scanner = _Scanner(data, len(data), lambda damage: None, payloads=False)
+        scanner.learned = self._learned
+        position = 0
+        while not scanner.stopped:
+            _, _, position = scanner.stretch(position, _AHEAD_RECORDS, _AHEAD_BYTES)
+        self._learned = scanner.learned
+        return position
+
+
+class _Scanner:
+    """Stretches of records, by run or by walk. `stopped`: there is nothing to read behind.
+
+    payloads: whether some types have payload outside header.size.
+    """
+
+    def __init__(
+        self, data: U8, end: int, report: Callable[[Damage], None], *, payloads: bool = True
+    ) -> None:
+        self._payloads = payloads
         self._data = data
         self._end = end
         self._report = report
@@ -192,6 +219,15 @@ class _Scanner:
             raw[odd : odd + (end - odd) // 2 * 2].cast("H") if end > odd else raw[:0].cast("H")
             for odd in (0, 1)
         ]
+
+    @property
+    def learned(self) -> tuple[int, Kinds | None]:
+        """What to expect, for a scanner of the same recording."""
+        return self._short, self._kinds
+
+    @learned.setter
+    def learned(self, learned: tuple[int, Kinds | None]) -> None:
+        self._short, self._kinds = learned
 
     def stretch(self, position: int, most: int, room: int) -> tuple[I64, U64, int]:
         """(file offsets of the next records, their header words, where to go on).
@@ -221,8 +257,7 @@ class _Scanner:
             headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
-        types = headers & _TYPE
-        strange = np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
+        strange = self._strange(headers)
         if len(strange):
             count = int(strange[0]) + 1
             after, damage = self._behind_payload(int(offsets[count - 1]))
@@ -233,6 +268,12 @@ class _Scanner:
             self._report(damage)
             self.stopped = True
         return offsets, headers, after
+
+    def _strange(self, headers: U64) -> I64:
+        if not self._payloads:
+            return np.empty(0, np.int64)
+        types = headers & _TYPE
+        return np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
 
     def _size(self, position: int) -> int:
         odd = position & 1

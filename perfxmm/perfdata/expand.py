@@ -1,9 +1,12 @@
 """Recordings made with `perf record -z`: compressed records put back into plain ones.
 
 COMPRESSED and COMPRESSED2 carry pieces of one zstd stream; what comes out is records again, the
-last of which may go on in the next piece (tools/perf/util/session.c and zstd.c, Linux 7.3).
+last of which may go on in the next piece (tools/perf/util/session.c and zstd.c, Linux 7.3). A
+plain record between the two pieces comes before the record that is in both, as in perf.
 Everything is written, in order, to an unnamed temporary file, so that the rest of the room sees an
-ordinary data section and memory stays at one piece.
+ordinary data section and memory stays at a few pieces. That file takes as much room as the
+recording uncompressed, in the directory for temporary files: where that is in memory (tmpfs, as
+/tmp is on some systems), so is the file, and TMPDIR should name another.
 """
 
 from __future__ import annotations
@@ -16,11 +19,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from perfxmm.kernel.constants import RecordType
-from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock
+from perfxmm.perfdata.allocation import keep_freed_memory
+from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock, RecordEnds
 from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
 _PIECE_BYTES = 4 << 20
+# So much is collected before it is searched for records, and written.
+_SETTLE_BYTES = 4 << 20
+_CANNOT = "compressed records from here on cannot be unpacked"
 COMPRESSED_TYPES = (RecordType.COMPRESSED, RecordType.COMPRESSED2)
 
 
@@ -39,40 +46,86 @@ def expand(
     records behind it are left out, plain ones are kept. `origins` gets what came from where.
     Raises PerfxmmError where there is no room for the temporary file.
     """
+    keep_freed_memory()
     stream = Stream(report)
     with tempfile.TemporaryFile(prefix="perfxmm-") as spool:
+        job = _Job(data, stream, spool, origins)
         try:
             for block in blocks:
-                begin = _expand_block(data, block, begin, stream, spool, origins)
-            _copy(data, begin, end, spool, origins)
+                begin = job.block(block, begin)
+            job.copy(begin, end)
             spool.flush()
         except OSError as error:
             raise spool_error(error) from error
-        if stream.rest and not stream.broken:
-            report(Damage(len(data), f"{len(stream.rest)} bytes of an unfinished record are left"))
+        if job.unfinished and not stream.broken:
+            report(Damage(len(data), f"{job.unfinished} bytes of an unfinished record are left"))
         return map_file(spool.fileno())
 
 
-def _expand_block(
-    data: Mapped, block: RecordBlock, copied: int, stream: Stream, spool: BinaryIO,
-    origins: Origins,
-) -> int:  # fmt: skip
-    """Everything up to the block's last compressed record; returns where that ends."""
-    for row in np.flatnonzero(np.isin(block.types, COMPRESSED_TYPES)):
-        begin = block.file_base + int(block.offsets[row])
-        _copy(data, copied, begin, spool, origins)
-        copied = begin + int(block.sizes[row])
-        origins.add(spool.tell(), begin, copied=False)
-        for records in stream.feed(int(block.types[row]), block.record(int(row)), begin):
-            spool.write(records)
-    return copied
+class _Job:
+    """Unpacked bytes on their way into the temporary file."""
 
+    def __init__(self, data: Mapped, stream: Stream, spool: BinaryIO, origins: Origins) -> None:
+        self._data = data
+        self._stream = stream
+        self._spool = spool
+        self._origins = origins
+        self._ends = RecordEnds()
+        self._written = 0
+        # Not written yet; begins with a record. The first of it may be a record's beginning that
+        # is already known to be no more than that.
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = self._known = 0
 
-def _copy(data: Mapped, begin: int, end: int, spool: BinaryIO, origins: Origins) -> None:
-    if begin < end:
-        origins.add(spool.tell(), begin, copied=True)
-    for at in range(begin, end, _PIECE_BYTES):
-        spool.write(data[at : min(at + _PIECE_BYTES, end)])
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a record's beginning that is left, after `copy`."""
+        return self._waiting_bytes
+
+    def block(self, block: RecordBlock, copied: int) -> int:
+        """Everything up to the block's last compressed record; returns where that ends."""
+        for row in np.flatnonzero(np.isin(block.types, COMPRESSED_TYPES)):
+            begin = block.file_base + int(block.offsets[row])
+            if copied < begin:
+                self.copy(copied, begin)
+            copied = begin + int(block.sizes[row])
+            ahead = 0 if self._known == self._waiting_bytes else self._waiting_bytes
+            self._origins.add(self._written + ahead, begin, copied=False)
+            for plain in self._stream.unpack(int(block.types[row]), block.record(int(row)), begin):
+                self._waiting.append(plain)
+                self._waiting_bytes += len(plain)
+                if self._waiting_bytes >= _SETTLE_BYTES:
+                    self._settle()
+        return copied
+
+    def copy(self, begin: int, end: int) -> None:
+        """data[begin:end], which begins with a record, behind the complete records so far."""
+        self._settle()
+        if begin < end:
+            self._origins.add(self._written, begin, copied=True)
+        for at in range(begin, end, _PIECE_BYTES):
+            self._write(self._data[at : min(at + _PIECE_BYTES, end)])
+
+    def _settle(self) -> None:
+        """Writes the complete records that are waiting."""
+        if self._waiting_bytes == self._known:
+            return
+        waiting = b"".join(self._waiting)
+        end = self._ends.last(np.frombuffer(waiting, np.uint8))
+        self._write(memoryview(waiting)[:end])
+        rest = waiting[end:]
+        if len(rest) >= HEADER_BYTES:
+            size = int.from_bytes(rest[6:8], "little")
+            if size < HEADER_BYTES:
+                at = self._origins.of(self._written)
+                self._stream.fail(at, f"{_CANNOT}: a record of size {size} came out")
+                rest = b""
+        self._waiting = [rest]
+        self._waiting_bytes = self._known = len(rest)
+
+    def _write(self, plain: bytes | memoryview) -> None:
+        self._spool.write(plain)
+        self._written += len(plain)
 
 
 class Stream:
@@ -91,26 +144,37 @@ class Stream:
 
     def feed(self, kind: int, record: bytes, offset: int) -> Iterator[bytes]:
         """Complete records from one more piece of the stream."""
+        for plain in self.unpack(kind, record, offset):
+            whole = self.rest + plain
+            try:
+                end = _whole_records(whole, self._size)
+            except ValueError as error:
+                self.fail(offset, f"{_CANNOT}: {error}")
+                return
+            self.rest = whole[end:]
+            yield whole[:end]
+
+    def unpack(self, kind: int, record: bytes, offset: int) -> Iterator[bytes]:
+        """What comes out of one more piece of the stream."""
         if self.broken:
             return
         try:
             if self._zstd is None:
-                self._zstd = _zstd()
-            for plain in self._unpack(_payload(kind, record)):
-                whole = self.rest + plain
-                end = _whole_records(whole, self._size)
-                self.rest = whole[end:]
-                yield whole[:end]
+                self._zstd = zstd_module()
+            yield from self._unpack(_payload(kind, record))
         except ImportError:
-            self._fail(offset, "compressed records need the package backports.zstd")
+            self.fail(offset, "compressed records need the package backports.zstd")
         except (ValueError, struct.error) as error:
-            self._fail(offset, f"compressed records from here on cannot be unpacked: {error}")
+            self.fail(offset, f"{_CANNOT}: {error}")
         except Exception as error:  # ZstdError derives from Exception and from nothing closer
             if self._zstd is None or not isinstance(error, self._zstd.ZstdError):
                 raise
-            self._fail(offset, f"compressed records from here on cannot be unpacked: {error}")
+            self.fail(offset, f"{_CANNOT}: {error}")
 
-    def _fail(self, offset: int, what: str) -> None:
+    def fail(self, offset: int, what: str) -> None:
+        """Nothing more is read of the stream."""
+        if self.broken:
+            return
         self.broken = True
         self._report(Damage(offset, what))
 
@@ -126,7 +190,7 @@ class Stream:
                 yield plain
 
 
-def _zstd() -> Any:
+def zstd_module() -> Any:
     try:
         from compression import zstd  # Python 3.14 and later
     except ImportError:

@@ -19,6 +19,7 @@ from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag,
 from perfxmm.kernel.dialects import HeaderKind
 from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan, plan_layout
 from perfxmm.perfdata import stopinfo
+from perfxmm.perfdata.allocation import keep_freed_memory
 from perfxmm.perfdata.blocks import RecordBlock
 from perfxmm.snapshots.batch import I32, I64, U32, U64, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.gather import ALL_COLUMNS as ALL_COLUMNS
@@ -30,7 +31,6 @@ from perfxmm.snapshots.records import (
     WORD_BYTES,
     SampledEvent,
     gather,
-    keep_freed_memory,
     peek,
     words_of,
 )

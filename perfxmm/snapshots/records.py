@@ -12,7 +12,6 @@ from perfxmm.snapshots.batch import I64, U8, U64
 
 WORD_BYTES = 8
 ALL_BITS = 0xFFFFFFFFFFFFFFFF
-_KEPT_BYTES = 16 * 1024 * 1024
 
 
 class SampledEvent(Protocol):
@@ -22,17 +21,6 @@ class SampledEvent(Protocol):
     def attr(self) -> EventAttr: ...
     @property
     def ids(self) -> Sequence[int]: ...
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library keep what batches free for the next batch, up to twice _KEPT_BYTES.
-
-    By default it hands each large array's pages back and has them zeroed anew for the next one,
-    which costs more than decoding does. glibc never does so below the size of the largest mapped
-    chunk that was freed (mallopt(3), M_MMAP_THRESHOLD); one never touched costs nothing. No
-    effect on other C libraries.
-    """
-    np.empty(_KEPT_BYTES, np.uint8)
 
 
 def words_of(buffer: U8, offsets: I64, sizes: I64) -> tuple[U64, I64]:

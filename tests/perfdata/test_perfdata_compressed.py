@@ -10,7 +10,7 @@ import pytest
 from support import perfdata_writer as w
 from support.perfdata_writer import PerfFile
 
-from perfxmm.perfdata.expand import _zstd
+from perfxmm.perfdata.expand import zstd_module
 from perfxmm.perfdata.reader import Reader
 
 COMPRESSED_FEATURE = {27: struct.pack("<5I", 1, 1, 1, 1, 1)}
@@ -19,7 +19,7 @@ PLAIN = [w.sample(t, extra=bytes(8 * (t % 3))) for t in range(1, 200)]
 
 def pieces(records: bytes, cuts: list[int]) -> list[bytes]:
     """One zstd stream over the records, flushed at each cut: what perf makes."""
-    zstd = _zstd()
+    zstd = zstd_module()
     stream = zstd.ZstdCompressor()
     edges = [0, *cuts, len(records)]
     out = []
