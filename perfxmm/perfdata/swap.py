@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,10 @@ _BRANCH_WORDS = 3
 # No protection is as large; a path cannot begin with a smaller number (see mmap2_has_protection).
 _NO_PROTECTION = 0x20
 
+_TOO_LONG = 1 << 32
+
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 
 # Type -> the numbers that it begins with, as struct has them.
 _BEGINS: dict[int, str] = {
@@ -286,15 +289,13 @@ class Swapper:
                 words[plan.trailer[name]] = _halves(words[plan.trailer[name]])
         return struct.pack(f"<{count}Q", *words)
 
-    def _samples(self, chunk: bytearray, spans: npt.NDArray[np.int64]) -> None:
+    def _samples(self, chunk: bytearray, spans: I64) -> None:
         """spans: int64 [k, 2], first word and the word behind the last of each sample."""
         if not self._plans:
             return
         words = np.frombuffer(chunk, "<u8", len(chunk) // 8)
-        raw = bytes(chunk) if any(_has_bytes(plan) for plan in self._plans) else b""
-        counts = spans[:, 1] - spans[:, 0] - 1  # the header is done
-        first = np.repeat(spans[:, 0] + 1 - np.cumsum(counts) + counts, counts)
-        inside = first + np.arange(int(counts.sum()))
+        raw = words.copy() if any(_has_bytes(plan) for plan in self._plans) else words
+        inside = _each(spans[:, 0] + 1, spans[:, 1] - spans[:, 0] - 1)  # the header is done
         words[inside] = words[inside].byteswap()
         for plan, mine in self._by_plan(words, spans):
             for name in ("tid", "cpu"):
@@ -303,12 +304,11 @@ class Swapper:
                     at = at[at < mine[:, 1]]
                     words[at] = words[at] << np.uint64(32) | words[at] >> np.uint64(32)
             if _needs_walk(plan):
-                for begin, end in mine.tolist():
-                    _walk(plan, words, raw, begin, end)
+                _walk(plan, words, raw, mine)
 
     def _by_plan(
-        self, words: U64, spans: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[LayoutPlan, npt.NDArray[np.int64]]]:
+        self, words: U64, spans: I64
+    ) -> Iterator[tuple[LayoutPlan, I64]]:
         plan = self._plans[0]
         if len(self._plans) == 1 or plan.id_word is None:
             yield plan, spans
@@ -424,46 +424,54 @@ def _needs_walk(plan: LayoutPlan) -> bool:
     return _has_bytes(plan) or any(step.name == "branch_stack" for step in plan.following)
 
 
-def _walk(plan: LayoutPlan, words: U64, raw: bytes, begin: int, end: int) -> None:
-    """Puts right what is not a u64 behind the leading fields of one sample.
+def _walk(plan: LayoutPlan, words: U64, raw: U64, spans: I64) -> None:
+    """Puts right what is not a u64 behind the leading fields of samples, all of them together.
 
-    words: swapped. raw: the bytes before that. A sample that does not hold what it claims is left
-    from there on: it will be found damaged.
+    words: swapped. raw: the same before that, as little-endian words. spans: int64 [k, 2], first
+    word and the word behind the last. A sample that does not hold what it claims is left from
+    there on: it will be found damaged.
     """
-    octets: Any = words.view(np.uint8)
-    at = begin + plan.fixed_words
+    at, end = spans[:, 0] + plan.fixed_words, spans[:, 1]
     for step in plan.following:
-        if at >= end:
+        inside = at < end
+        at, end = at[inside], end[inside]
+        if not len(at):
             return
-        word = int(words[at])
+        # Lengths beyond any record's are all alike; so nothing overflows.
+        word = np.minimum(words[at], np.uint64(_TOO_LONG)).astype(np.int64)
         if step.kind is FieldKind.WORDS:
-            at += step.words
+            at = at + step.words
         elif step.kind is FieldKind.REGISTERS:
-            at += 1 + (plan.sets[step.name].words if word else 0)
+            at = at + 1 + np.where(word != 0, plan.sets[step.name].words, 0)
         elif step.kind is FieldKind.COUNTED:
             first = at + 1 + step.words
             at = first + word * step.entry_words
-            if at > end:
-                return
             if step.name == "branch_stack":
-                flags = words[first + 2 : first + word * _BRANCH_WORDS : _BRANCH_WORDS]
-                flags[:] = _branch_flags(flags)
+                fits = at <= end
+                rows = _each(first[fits], word[fits] * _BRANCH_WORDS)[2::_BRANCH_WORDS]
+                words[rows] = _branch_flags(words[rows])
+        elif step.kind is FieldKind.RAW:
+            # A u32, and its bytes follow in the same word. What fills the last one up is no number.
+            size = words[at] >> np.uint64(32)
+            after = at + (size.astype(np.int64) + 11 >> 3)
+            fits = after <= end
+            first, upper = at[fits], np.uint64(0xFFFFFFFF00000000)
+            words[first] = size[fits] | raw[first] & upper
+            rows = _each(first + 1, after[fits] - first - 1)
+            words[rows] = raw[rows]
+            at = after
         else:
-            # RAW begins with a u32, and its bytes follow in the same word.
-            short = step.kind is FieldKind.RAW
-            size, skip = (word >> 32, 4) if short else (word, 8)
-            first = 8 * at + skip
-            if first + size > 8 * end:
-                return
-            if short:
-                octets[8 * at : first] = np.frombuffer(struct.pack("<I", size), np.uint8)
-            octets[first : first + size] = np.frombuffer(raw[first : first + size], np.uint8)
-            if short and -(first + size) % 8:  # the padding belongs to no number
-                pad = slice(first + size, -(-(first + size) // 8) * 8)
-                octets[pad] = np.frombuffer(raw[pad], np.uint8)
-            at = -(-(first + size) // 8)
-            if step.kind is FieldKind.STACK and size:
-                at += 1
+            after = at + 1 + (word + 7 >> 3)
+            fits = after <= end
+            rows = _each(at[fits] + 1, after[fits] - at[fits] - 1)
+            words[rows] = raw[rows]
+            at = after + ((word > 0) & (step.kind is FieldKind.STACK))
+
+
+def _each(first: I64, counts: I64) -> I64:
+    """first[i] .. first[i] + counts[i] - 1 of all i, behind each other."""
+    begins = np.repeat(first - np.cumsum(counts) + counts, counts)
+    return begins + np.arange(len(begins))
 
 
 def _branch_flags(words: U64) -> U64:
