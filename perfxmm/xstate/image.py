@@ -18,6 +18,7 @@ from perfxmm.xstate.components import (
     AVX,
     CLASS_COMPONENTS,
     COMPACTED_BIT,
+    COMPONENTS,
     EXTENDED_OFFSET,
     HI16_ZMM,
     MXCSR_DEFAULT_MASK,
@@ -162,7 +163,8 @@ def _read_component(
     images: U8, rows: npt.NDArray[np.intp], number: int, place: Place | None, out: DecodedImages
 ) -> None:
     live = rows[(out.xstate_bv[rows] >> np.uint64(number) & np.uint64(1)) != 0]
-    if place is None:
+    if place is None or place.size_bytes != COMPONENTS[number].size_bytes:
+        # A size that is not the component's own: a recording's layout may claim anything.
         saved = out.present[rows] >> np.uint64(number) & np.uint64(1) != 0
         out.problems[rows[saved]] |= np.uint32(Problem.NO_PLACE)
         return

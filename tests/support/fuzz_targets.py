@@ -74,7 +74,7 @@ def read_records(data: bytes) -> Found:
             rounds += int(np.count_nonzero(block.types == RecordType.FINISHED_ROUND))
             before = sum(decoder.damaged.values())
             batch = decoder.decode(block, columns=EVERY_COLUMN)
-            _check_batch(batch, len(reader.events))
+            check_batch(batch, len(reader.events))
             left_out = sum(decoder.damaged.values()) - before
             samples = int(np.count_nonzero(block.types == RecordType.SAMPLE))
             assert len(batch) + left_out == samples, (len(batch), left_out, samples)
@@ -109,7 +109,7 @@ def read_snapshots(data: bytes) -> Found:
         text = ScriptText(recording.names, policy, TEXT_FIELDS)
         try:
             for batch in recording.judged(policy, batch_samples=256):
-                _check_batch(batch, len(recording.events))
+                check_batch(batch, len(recording.events))
                 found.samples += len(batch)
                 for piece in lines.lines(batch):
                     for line in bytes(piece).splitlines():
@@ -144,7 +144,7 @@ def _check_block(block: RecordBlock, file_bytes: int) -> None:
     assert -1 <= block.file_base <= file_bytes
 
 
-def _check_batch(batch: SnapshotBatch, events: int) -> None:
+def check_batch(batch: SnapshotBatch, events: int) -> None:
     n = len(batch)
     for name in ("ip", "period", "pid", "tid", "cpu", "event", "misc", "file_offset"):
         assert len(getattr(batch, name)) == n, name
@@ -156,9 +156,10 @@ def _check_batch(batch: SnapshotBatch, events: int) -> None:
             assert bool((start[1:] >= start[:-1]).all())
     for registers in batch.sets.values():
         assert len(registers.abi) == len(registers.gprs) == len(registers.vectors) == n
-        asked = (1 << registers.vectors.shape[1]) - 1
+        assert registers.vectors.shape[1] <= 32
+        assert registers.vectors.shape[2] <= 8
         if registers.vectors.shape[1]:
-            assert not bool((registers.vector_mask & ~np.uint32(asked)).any())
+            assert int(registers.vector_mask.max(initial=0)) >> registers.vectors.shape[1] == 0
 
 
 def _check_damage(damage: list[Damage], file_bytes: int) -> None:

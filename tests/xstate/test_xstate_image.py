@@ -164,3 +164,11 @@ def test_gather_asks_for_no_more_of_the_image_than_it_reads() -> None:
     layout = layout_of(writer.INTEL)
     sizes = [plan_gather(layout, c).image_bytes for c in (("xmm",), ("ymm",), ("opmask",), ALL)]
     assert sizes == [576, 832, 1152, 2688]
+
+
+def test_a_place_of_another_size_than_the_component_s_is_no_place() -> None:
+    image = writer.standard(Registers(), offsets=writer.AMD, xcr0=XCR0, xstate_bv=XCR0)
+    for size in (0, 100, 255, 264, 4096):
+        got = decode_images(rows(image), Layout({2: Place(576, size)}), ("ymm",))
+        assert got.problems.tolist() == [Problem.NO_PLACE], size
+        assert not got.vectors.any()
