@@ -83,11 +83,12 @@ def sample_record(number: int, sample: Sample) -> bytes:
 def write(
     path: Path, samples: Sequence[Sample], *, comm: str = "app", binary: str | Path = "/bin/app",
     finish: bool = True, lost: int = 0, event: EventSpec | None = None,
-    metadata: Metadata | None = None, first: Sequence[bytes] = (),
+    metadata: Metadata | None = None, first: Sequence[bytes] = (), build_id: bytes | None = None,
 ) -> Path:
     """The recording at `path`. finish=False: as a recorder leaves it that was killed.
 
     event, metadata: instead of the usual ones. first: side-band records in front of all others.
+    build_id: of the binary, as recorded.
     """
     usual = Metadata(source="sigtrap", engine="perf", dialect="M", classes=["gpr", "ymm"])
     writer = Writer(
@@ -99,7 +100,9 @@ def write(
     writer.write(encode.comm_record(100, 100, comm.encode("utf-8", "surrogateescape"), sid=sid))
     writer.write(encode.comm_record(100, 101, "worker", sid=sid))
     name = str(binary).encode("utf-8", "surrogateescape")
-    writer.write(encode.mmap2_record(100, 100, 0x401000, 0x1000, 0x1000, name, sid=sid))
+    writer.write(encode.mmap2_record(
+        100, 100, 0x401000, 0x1000, 0x1000, name, build_id=build_id, sid=sid,
+    ))
     for number, one in enumerate(samples):
         writer.write(sample_record(number, one))
     if lost:
