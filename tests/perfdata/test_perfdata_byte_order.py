@@ -233,6 +233,35 @@ def test_the_first_format(order: eo.Order, header_bytes: int) -> None:
     assert (head.attrs, head.event_types[1]) == ((header_bytes + 8, 128), 144)
 
 
+@pytest.mark.parametrize("size", [64, 80, 104])
+def test_perf_reads_the_first_format_alike(tmp_path: Path, size: int) -> None:
+    perf = shutil.which("perf")
+    if perf is None:
+        pytest.skip("perf is not installed")
+    event = EventSpec(1 | 2 | 4, size=size)
+    recording = Recording(
+        [event], [eo.sample(event, Values(time_ns=10**9 + t, ip=t + 1)) for t in range(10)]
+    )
+    for order in ("<", ">"):
+        for header_bytes in (72, 104):
+            path = tmp_path / "recording"
+            path.write_bytes(recording.file(order, magic=b"PERFFILE", header_bytes=header_bytes))
+            done = subprocess.run(
+                [perf, "script", "--ns", "-F", "time,ip", "-i", path],
+                capture_output=True, timeout=60, check=True, text=True,
+            )  # fmt: skip
+            said = [line.split() for line in done.stdout.splitlines()]
+            source = Reader(path)
+            assert [
+                (int(time.strip(":").replace(".", "")), int(ip, 16)) for time, ip, *_ in said
+            ] == [
+                (int.from_bytes(one[24:32], "little"), int.from_bytes(one[8:16], "little"))
+                for _, one in records(source)
+            ]
+            assert len(said) == 10
+            assert source.complete
+
+
 def test_damage_is_told_as_in_a_little_endian_file() -> None:
     good = [eo.sample(FULL, Values(raw=b"12345", stack=bytes(16))) for _ in range(20)]
     bad = Record(9, numbers("QQII", 1, 2, 3, 4))

@@ -69,8 +69,8 @@ class Record:
 
 @dataclass
 class EventSpec:
-    """An attr of 112 bytes and its ids. precise: precise_ip. flags: bit numbers of the flag word,
-    15 and 16 (precise_ip) excepted."""
+    """An attr of `size` bytes (64 to 112) and its ids. precise: precise_ip. flags: bit numbers of
+    the flag word, 15 and 16 (precise_ip) excepted."""
 
     sample_type: int
     ids: tuple[int, ...] = (7,)
@@ -82,13 +82,17 @@ class EventSpec:
     branch_sample_type: int = 0
     regs_user: int = 0
     regs_intr: int = 0
+    size: int = 112
+
+    def encode(self, order: Order) -> bytes:
+        return encode(self.tokens(), order)[: self.size]
 
     def tokens(self) -> list[Token]:
         said = dict.fromkeys(self.flags, 1)
         fields = [(1, said.get(bit, 0)) for bit in range(15)]
         fields += [(2, self.precise)] + [(1, said.get(bit, 0)) for bit in range(17, 64)]
         return [
-            *numbers("IIQQQQ", self.kind, 112, self.config, 4000, self.sample_type,
+            *numbers("IIQQQQ", self.kind, self.size, self.config, 4000, self.sample_type,
                      self.read_format),
             Bits(tuple(fields)), *numbers("IIQQQQIiQIHH", 0, 0, 0, 0, self.branch_sample_type,
                                           self.regs_user, 0, 0, self.regs_intr, 0, 127, 0),
@@ -112,7 +116,7 @@ class Recording:
         ids, table = b"", b""
         for event in self.events:
             at = header_bytes + len(ids)
-            table += encode(event.tokens(), order)
+            table += event.encode(order)
             table += encode(words(at, 8 * len(event.ids)), order)
             ids += encode(words(*event.ids), order)
         types = b"".join(
@@ -132,7 +136,7 @@ class Recording:
             bits |= 1 << bit
         said = magic if order == "<" or magic == b"PERFFILE" else magic[::-1]
         head = said + encode(
-            words(header_bytes, 128, attrs_at, len(table), data_at, len(data),
+            words(header_bytes, self.events[0].size + 16, attrs_at, len(table), data_at, len(data),
                   types_at, len(types)), order,
         )  # fmt: skip
         if header_bytes > 72:
@@ -145,7 +149,7 @@ class Recording:
         said = magic if order == "<" or magic == b"PERFFILE" else magic[::-1]
         out = said + encode(words(16), order)
         for event in self.events:
-            out += Record(64, [*event.tokens(), *words(*event.ids)]).encode(order)
+            out += Record(64, [event.encode(order), *words(*event.ids)]).encode(order)
         for number, name in self.event_types.items():
             out += Record(65, [("Q", number), name.encode().ljust(64, b"\0")]).encode(order)
         for bit, tokens in self.features.items():
