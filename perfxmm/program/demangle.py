@@ -67,8 +67,8 @@ def demangle(name: str) -> str:
     runtime = _runtime()
     if runtime is None:
         return name
-    # Symbol versions are not part of the mangled name.
-    mangled = name.split("@", 1)[0]
+    # Symbol versions are not part of the mangled name, nor is what mold appends for its stubs.
+    mangled = name.split("@", 1)[0].removesuffix("$plt")
     try:
         whole = runtime(mangled)
         if whole == mangled and "." in mangled:

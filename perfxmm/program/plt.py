@@ -23,6 +23,7 @@ _X86 = ("EM_X86_64", "EM_386")
 R_X86_64_IRELATIVE = 37  # <elf.h> of glibc 2.36
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _BND = b"\xf2"
+_MOV_R11D = b"\x41\xbb"
 _JMP_RIP = b"\xff\x25"
 # A linkage table has an entry for each imported function; nothing has a million of those.
 _MOST_ENTRIES = 1 << 20
@@ -60,39 +61,28 @@ def _plt(image: ElfImage, table: Section) -> list[Stub]:
     header, entry = _sizes(image, table)
     if entry <= 0 or table.bytes <= 0:
         return []
-    relocations = image.section(".rela.plt") or image.section(".rel.plt")
-    rows = None if relocations is None else _relocations(image, relocations)
     second = image.section(".plt.sec") if image.machine in _X86 else None
-    head = Stub(table.offset, table.offset + header, b".plt")
-    if second is not None:
-        # The whole of .plt only binds; what is called are the entries of .plt.sec.
-        found, at = [head._replace(end=table.offset + table.bytes)], second.offset
-        end = second.offset + second.bytes
+    called = second or table
+    end = called.offset + called.bytes
+    rows = _rows(image, ".rela.plt", ".rel.plt")
+    # In a static executable those of indirect functions may be among the others.
+    found = _by_jump(image, called, entry, ".rela.plt", ".rela.dyn")
+    if found:
+        # What is in front of the first entry is the header, whatever its size: mold's has two
+        # entries' length.
+        first = found[0].start
+    elif second is not None:
+        first = second.offset
     else:
-        end = table.offset + table.bytes
         # As many entries as relocations: bound at start, without a header.
-        eager = rows is not None and len(rows) * entry == table.bytes
-        found, at = ([], table.offset) if eager else ([head], table.offset + header)
-    if relocations is None or rows is None:
-        return found
-    names = _Names(image, relocations)
-    if image.machine in _X86:
-        # Those of indirect functions stand elsewhere in the list.
-        rows = rows[np.argsort(rows["offset"], kind="stable")]
-    indirect = image.machine == "EM_X86_64" and "addend" in (rows.dtype.names or ())
-    for row in rows[:_MOST_ENTRIES]:
-        if at + entry > end:
-            break
-        number = int(row["info"]) >> (32 if image.bits == 64 else 8)
-        name = names(number)
-        resolver = None
-        if not name and indirect and int(row["info"]) & 0xFFFFFFFF == R_X86_64_IRELATIVE:
-            offsets, known = image.offsets_of(np.array([row["addend"]], np.int64).view(np.uint64))
-            resolver = int(offsets[0]) if known[0] else None
-        found.append(Stub(
-            at, at + entry, name + b"@plt" if name else f"offset_{at:#x}@plt".encode(), resolver,
-        ))
-        at += entry
+        first = table.offset + (0 if len(rows) * entry == table.bytes else header)
+    if not found:
+        for at, row in zip(range(first, end - entry + 1, entry), rows, strict=False):
+            found.append(row.stub(at, at + entry))
+    head = table.offset + table.bytes if second is not None else first
+    if head > table.offset:
+        # Where there is a second table, the first one only binds.
+        found.insert(0, Stub(table.offset, head, b".plt"))
     return found
 
 
@@ -100,38 +90,95 @@ def _plt_got(image: ElfImage) -> list[Stub]:
     table = image.section(".plt.got")
     if table is None or not 0 < table.entry_bytes <= 64:
         return []
+    entry = table.entry_bytes
+    known = {s.start: s for s in _by_jump(image, table, entry, ".rela.dyn")}
+    count = min(table.bytes // entry, _MOST_ENTRIES)
+    starts = range(table.offset, table.offset + count * entry, entry)
+    return [known.get(at) or Stub(at, at + entry, _numbered(at)) for at in starts]
+
+
+def _numbered(offset: int) -> bytes:
+    return f"offset_{offset:#x}@plt".encode()
+
+
+def _by_jump(image: ElfImage, table: Section, entry: int, *sections: str) -> list[Stub]:
+    """The entries whose jump goes through a word that is relocated. x86-64 only, else empty."""
+    if image.machine != "EM_X86_64":
+        return []
     code = bytes(image.content(table))
-    relocations = image.section(".rela.dyn")
-    by_slot: dict[int, int] = {}
-    if image.machine == "EM_X86_64" and relocations is not None:
-        rows = _relocations(image, relocations)
-        if rows is not None:
-            named = rows[(rows["info"] >> np.uint64(32)) != 0]
-            by_slot = dict(zip(
-                named["offset"].tolist(), (named["info"] >> np.uint64(32)).tolist(), strict=True))
-    names = _Names(image, relocations) if relocations is not None else lambda number: b""
-    found = []
-    for at in range(0, min(len(code), _MOST_ENTRIES), table.entry_bytes):
-        start = table.offset + at
-        slot = _slot(code, at)
-        number = by_slot.get(table.vaddr + slot) if slot else None
-        name = names(number) if number else b""
-        found.append(Stub(
-            start, start + table.entry_bytes,
-            name + b"@plt" if name else f"offset_{start:#x}@plt".encode(),
-        ))
-    return found
+    starts = range(0, min(len(code), _MOST_ENTRIES * entry) - entry + 1, entry)
+    jumps = {
+        table.vaddr + at + distance: at
+        for at in starts if (distance := _slot(code[at : at + entry]))
+    }
+    found = {
+        jumps[row.slot]: row
+        for name in reversed(sections) for row in _rows(image, name, slots=list(jumps))
+    }
+    return [
+        row.stub(table.offset + at, table.offset + at + entry) for at, row in sorted(found.items())
+    ]
 
 
-def _slot(code: bytes, at: int) -> int:
-    """Distance from the start of .plt.got to the word that the entry at `at` jumps through, 0
-    where it is no such jump: [endbr64] [bnd] jmp *disp32(%rip)."""
-    for prefix in (_ENDBR64, _BND):
+def _slot(code: bytes) -> int:
+    """Distance from the start of an entry to the word that it jumps through, 0 where there is no
+    such jump: [endbr64] [mov $imm32, %r11d] [bnd] jmp *disp32(%rip)."""
+    at = 0
+    for prefix, length in ((_ENDBR64, 4), (_MOV_R11D, 6), (_BND, 1)):
         if code.startswith(prefix, at):
-            at += len(prefix)
+            at += length
     if not code.startswith(_JMP_RIP, at) or at + 6 > len(code):
         return 0
     return at + 6 + int.from_bytes(code[at + 2 : at + 6], "little", signed=True)
+
+
+class _Row(NamedTuple):
+    """A relocation: the address of the word, its symbol ("" without one), and the file offset of
+    the resolver where it is of an indirect function."""
+
+    slot: int
+    name: bytes
+    resolver: int | None
+
+    def stub(self, start: int, end: int) -> Stub:
+        return Stub(
+            start, end, self.name + b"@plt" if self.name else _numbered(start), self.resolver)
+
+
+def _rows(
+    image: ElfImage, *sections: str, slots: list[int] | None = None,
+) -> list[_Row]:
+    """The relocations of the first of these sections that there is, by address on x86: there
+    those of indirect functions stand elsewhere in the list than their entries.
+
+    slots: only those of these words; None: all.
+    """
+    section = next((s for s in map(image.section, sections) if s is not None), None)
+    table = None if section is None else _relocations(image, section)
+    if section is None or table is None:
+        return []
+    if slots is not None:
+        wanted = np.array([slot for slot in slots if 0 <= slot < 1 << 63], np.uint64)
+        table = table[np.isin(table["offset"], wanted)]
+    table = table[:_MOST_ENTRIES]
+    if image.machine in _X86:
+        table = table[np.argsort(table["offset"], kind="stable")]
+    names = _Names(image, section)
+    shift = 32 if image.bits == 64 else 8
+    indirect = image.machine == "EM_X86_64" and "addend" in (table.dtype.names or ())
+    resolvers, known = image.offsets_of(
+        table["addend"].astype(np.int64).view(np.uint64) if indirect
+        else np.zeros(len(table), np.uint64))
+    rows = []
+    for number, (slot, info) in enumerate(zip(
+        table["offset"].tolist(), table["info"].tolist(), strict=True,
+    )):
+        name = names(info >> shift)
+        found = None
+        if not name and indirect and info & 0xFFFFFFFF == R_X86_64_IRELATIVE and known[number]:
+            found = int(resolvers[number])
+        rows.append(_Row(slot, name, found))
+    return rows
 
 
 def _relocations(image: ElfImage, section: Section) -> npt.NDArray[np.void] | None:

@@ -9,6 +9,7 @@ Linux 6.1 and checked against the perf that is installed (tests/program).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from perfxmm.errors import DamagedInput
 from perfxmm.program import plt
+from perfxmm.program.demangle import demangle
 from perfxmm.program.elf import SHF_ALLOC, ElfImage, Section, symbol_dtype
 
 U64 = npt.NDArray[np.uint64]
@@ -30,9 +32,10 @@ _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _HIDDEN, _INTERNAL = 2, 1
 _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 
+# Complete, base and deleting constructors and destructors, Itanium C++ ABI 5.1.4.3.
+_VARIANT = re.compile(rb"([CD])[0-9]")
 _PAGE_BYTES = 4096
 _NO_LIMIT = (1 << 64) - 1
-_UNDERSCORES_COUNTED = 16
 
 
 class _Entries(NamedTuple):
@@ -281,10 +284,10 @@ def _mended(entries: _Entries, strings: bytes | bytearray) -> _Entries:
 
     # Among symbols of one start: sized before unsized, strong before weak, global before local,
     # fewer leading underscores, longer name, first in the table.
-    underscores, length = _name_measures(entries.name, strings)
+    rank = np.stack((end == start, entries.binding == _WEAK, entries.binding != _GLOBAL))
+    underscores, length = _name_measures(entries.name, strings, start, _tied(start, rank))
     order = np.lexsort((
-        np.arange(count), -length, underscores, entries.binding != _GLOBAL,
-        entries.binding == _WEAK, end == start, start,
+        np.arange(count), -length, underscores, rank[2], rank[1], rank[0], start,
     ))
     entries = entries.take(order)
     first = np.ones(count, np.bool_)
@@ -292,16 +295,38 @@ def _mended(entries: _Entries, strings: bytes | bytearray) -> _Entries:
     return entries.take(first)
 
 
-def _name_measures(name: I64, strings: bytes | bytearray) -> tuple[I64, I64]:
-    """Leading underscores and length in bytes of each name."""
-    text = np.frombuffer(bytes(strings) + b"\0", np.uint8)
-    zeros = np.flatnonzero(text == 0)
-    length = (zeros[np.searchsorted(zeros, name)] - name).astype(np.int64)
+def _tied(start: U64, rank: Bool) -> Bool:
+    """Which symbols share start and rank [k, n] with another, so that their names decide.
+
+    start is sorted. Not exact where three share a start: too many is no harm.
+    """
+    tied = np.zeros(len(start), np.bool_)
+    for distance in range(1, min(4, len(start))):
+        same = start[distance:] == start[:-distance]
+        same &= (rank[:, distance:] == rank[:, :-distance]).all(axis=0)
+        tied[distance:] |= same
+        tied[: len(tied) - distance] |= same
+    return tied
+
+
+def _name_measures(
+    name: I64, strings: bytes | bytearray, start: U64, tied: Bool,
+) -> tuple[I64, I64]:
+    """Leading underscores and length in bytes of the readable form of each tied name, 0 of the
+    others, and of names that only say which variant of a constructor or destructor they are."""
     underscores = np.zeros(len(name), np.int64)
-    running = np.ones(len(name), np.bool_)
-    for step in range(_UNDERSCORES_COUNTED):
-        running &= text[np.minimum(name + step, len(text) - 1)] == ord("_")
-        if not running.any():
-            break
-        underscores += running
+    length = np.zeros(len(name), np.int64)
+    rows = np.flatnonzero(tied)
+    cuts = np.flatnonzero(start[rows][1:] != start[rows][:-1]) + 1
+    for group in np.split(rows, cuts):
+        raws = [
+            bytes(strings[at : strings.index(b"\0", at)]) for at in name[group].tolist()
+        ]
+        if len({_VARIANT.sub(rb"\1", raw) for raw in raws}) == 1:
+            continue
+        for row, raw in zip(group.tolist(), raws, strict=True):
+            text = demangle(raw.decode("utf-8", "replace")) if raw[:1] == b"_" else None
+            size = len(raw) if text is None else len(text)
+            bare = raw.lstrip(b"_") if text is None else text.lstrip("_")
+            underscores[row], length[row] = size - len(bare), size
     return underscores, length
