@@ -17,6 +17,7 @@ from support.perfdata_writer import PerfFile
 
 from perfxmm.errors import DamagedInput
 from perfxmm.kernel.attr import SIZE_VERSIONS
+from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.features import decode_build_ids
 from perfxmm.perfdata.format import Feature
 from perfxmm.perfdata.origins import Origins
@@ -263,3 +264,14 @@ def test_events_named_by_tracepoint_number_only_where_nothing_better_is_known() 
     assert read(recording.file("<")).events[0].name == "better"
     recording.features.clear()
     assert read(recording.file("<")).events[0].name == "sched:sched_switch"
+
+
+def test_every_record_type_and_feature_of_perf_has_a_name() -> None:
+    """Linux 7.3: enum perf_event_type, enum perf_user_event_type, HEADER_*; none left out."""
+    assert sorted(RecordType) == [*range(1, 23), *range(64, 87)]
+    assert sorted(Feature) == list(range(1, 35))
+    assert RecordType(22).name == "CALLCHAIN_DEFERRED"
+    assert [RecordType(n).name for n in (81, 82, 83, 84, 85, 86)] == [
+        "COMPRESSED", "FINISHED_INIT", "COMPRESSED2", "BPF_METADATA", "SCHEDSTAT_CPU",
+        "SCHEDSTAT_DOMAIN",
+    ]  # fmt: skip
