@@ -225,7 +225,6 @@ class Recording:
         """
         filters = filters or Filters()
         self.account = account = Account()
-        fed = 0
         if self._timeline.forgot:
             # An earlier pass kept only the last part of who ran what.
             self._timeline.rewind()
@@ -236,16 +235,7 @@ class Recording:
             event.attr.flag(AttrFlag.DEFER_CALLCHAIN) for event in self.events
         )
         asked_columns = {*columns, COOKIES} if deferring else columns
-        blocks = self._reader.ordered_blocks(block_records=batch_samples)
-        for block in blocks:
-            late_chains: list[sideband.CallchainDeferred] = []
-            for record in self._sideband.decode(block):
-                if deferring and isinstance(record, sideband.CallchainDeferred):
-                    late_chains.append(record)
-                fed += 1
-                if fed > self._fed:
-                    self._feed(record)
-                    self._fed = fed
+        for block, late_chains in self._fed_blocks(batch_samples, ordered):
             account.lost, account.throttled = self.lost, self.throttled
             batch = self._decoder.decode(block, columns=asked_columns)
             if not len(batch):
@@ -284,24 +274,32 @@ class Recording:
         redaction = Redaction(recorded=self.values_redacted)
         return table_of(self.judged(policy, filters=filters), self.names, policy, redaction)
 
-    def _fed_blocks(self, batch_samples: int, ordered: bool) -> Iterator[RecordBlock]:
-        """Blocks of at most so many records whose side-band has been taken in."""
+    def _fed_blocks(
+        self, batch_samples: int, ordered: bool
+    ) -> Iterator[tuple[RecordBlock, list[sideband.CallchainDeferred]]]:
+        """Blocks of at most so many records whose side-band has been taken in, and the call
+        chains that came after their samples.
+        """
         fed = 0
         blocks = (
             self._reader.ordered_blocks(block_records=batch_samples) if ordered
             else self._reader.blocks(block_records=max(batch_samples, LOOK_AHEAD_RECORDS))
         )  # fmt: skip
         for block in blocks:
+            late_chains: list[sideband.CallchainDeferred] = []
             for record in self._sideband.decode(block):
+                if isinstance(record, sideband.CallchainDeferred):
+                    late_chains.append(record)
                 fed += 1
                 if fed > self._fed:
                     self._feed(record)
                     self._fed = fed
             if ordered:
-                yield block
+                yield block, late_chains
                 continue
             for at in range(0, len(block), batch_samples):
-                yield block.select(np.arange(at, min(at + batch_samples, len(block))))
+                rows = np.arange(at, min(at + batch_samples, len(block)))
+                yield block.select(rows), late_chains
 
     def _public(
         self, policy: Policy, wanted: set[str], batch_samples: int, filters: Filters | None,
