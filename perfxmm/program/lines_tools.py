@@ -85,7 +85,8 @@ class SymbolicTool:
         )
         reply = _json_object(line)
         if "error" in reply:
-            raise CannotRead(str(reply["error"]))
+            # The first line says what, others who caused it.
+            raise CannotRead(str(reply["error"]).partition("\n")[0])
         frames = reply.get("frames")
         if not isinstance(frames, list) or len(frames) != len(addresses):
             raise ToolFailed("not as many answers as questions")
@@ -177,7 +178,7 @@ def available(
 ) -> list[Tool]:
     """The tools that are here, in the order in which they are to be asked."""
     tools: list[Tool] = []
-    if has_symbolic():
+    if sys.executable and has_symbolic():
         tools.append(SymbolicTool(start))
     if (program := which("llvm-symbolizer")) is not None:
         tools.append(LlvmSymbolizer(start, program))

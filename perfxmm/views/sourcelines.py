@@ -50,17 +50,17 @@ class SourceText:
         ip: attributed, uint64 [n]. entry: of row and address, the line of the function there.
         """
         found = self.source.of(batch)
-        key = found.number.astype(np.int64)
-        if self.inline:
-            # Only these lines say an address; without them a text serves a whole place.
-            _, address = np.unique(ip, return_inverse=True)
-            key = address.reshape(-1).astype(np.int64) * len(found.frames) + key
+        dso_of = np.full(len(ip), -1, np.int64) if batch.dso is None else batch.dso.astype(np.int64)
+        # Places that are not known have one number, and each its own text all the same.
+        _, key = np.unique(ip, return_inverse=True)
+        key = key.reshape(-1).astype(np.int64) * (int(dso_of.max(initial=-1)) + 2) + dso_of + 1
+        key = key * len(found.frames) + found.number
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         offset = batch.extra.get(CODE_OFFSET, ip)
         texts = []
         for row in first.tolist():
             frames = found.frames[int(found.number[row])]
-            dso = -1 if batch.dso is None else int(batch.dso[row])
+            dso = int(dso_of[row])
             block = self._place(frames[0] if frames else None, dso, int(offset[row]))
             if self.inline and len(frames) > 1:
                 at = int(ip[row])

@@ -62,10 +62,10 @@ def test_symbolic_is_asked_in_a_python_of_its_own() -> None:
 
 
 def test_a_file_that_symbolic_cannot_read_does_not_end_it() -> None:
-    processes = FakeProcesses(lambda _: b'{"error":"ParseDebugInfoError: bad"}\n')
+    processes = FakeProcesses(lambda _: b'{"error":"ParseDebugInfoError: bad\\n  caused by: x"}\n')
     tool = SymbolicTool(processes.start)
     for _ in range(2):
-        with pytest.raises(CannotRead, match="ParseDebugInfoError: bad"):
+        with pytest.raises(CannotRead, match=r"\AParseDebugInfoError: bad\Z"):
             tool.ask(FILE, [1])
     assert (len(processes.commands), processes.ended) == (1, [])
 

@@ -26,9 +26,12 @@ class Known:
         return self.at(made.dso, made.extra[CODE_OFFSET])
 
     def at(self, dso, offset) -> Found:
+        """As Lines.look_up may: all that is not known has one number."""
         self.asked += offset.tolist()
-        different, inverse = np.unique(offset, return_inverse=True)
-        return Found(inverse.reshape(-1), [self.known.get(o, ()) for o in different.tolist()])
+        frames = list(self.known.values())
+        place = {offset: number for number, offset in enumerate(self.known)}
+        numbers = [place.get(o, len(frames)) for o in offset.tolist()]
+        return Found(np.array(numbers, np.intp), [*frames, ()])
 
 
 def samples(*offsets: int):
@@ -65,6 +68,12 @@ def test_where_no_line_is_known_object_and_offset_stand() -> None:
     assert text_of(made, "ip,srcline", {}) == [
         "          401010", "  app[10]", "          401020", "  app[20]",
     ]  # fmt: skip
+    made.ip[1] = made.ip[0]
+    made.dso[1] = 1
+    assert text_of(made, "srcline", {}, names={"dsos": ["/a", "/b"]})[1::2] == [
+        "  a[10]", "  b[20]",
+    ]  # fmt: skip
+    made = samples(0x10, 0x20)
     made.dso[:] = -1
     assert text_of(made, "ip,srcline", {}) == ["          401010", "          401020"]
     made.dso[:] = 0
