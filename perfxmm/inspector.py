@@ -47,13 +47,13 @@ class Inspector:
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         self._reader = reader = Reader(source)
-        self._x86 = reader.features.get("arch", "x86_64") in X86_ARCHES
+        self._x86 = reader.arch in X86_ARCHES
         attrs, ids = [e.attr for e in reader.events], [e.ids for e in reader.events]
         self._damage: list[Damage] = []  # by offset in the data section as it is read
         self._feature_damage: list[tuple[int, str]] = []
         self._tally = Tally(attrs, ids, self._report)
         sigtrap = reader.metadata is not None and reader.metadata.source == "sigtrap"
-        arch = str(reader.features.get("arch") or "x86_64")
+        arch = reader.arch
         self._decoder = Decoder(reader.events, stop_info=sigtrap, arch=arch)
         self._simd: Counter[int] = Counter()
         self._checked_samples = self._checked_bytes = 0

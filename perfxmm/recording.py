@@ -75,7 +75,7 @@ class Recording:
         self.metadata: Metadata | None = self._reader.metadata
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
-        arch = str(self._reader.features.get("arch") or "x86_64")
+        arch = self._reader.arch
         self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or _places(self._reader, symfs))

@@ -21,6 +21,7 @@ from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
 from perfxmm.kernel.constants import PerfType
 from perfxmm.kernel.dialects import Dialect
+from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.perfdata import pipe
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
 from perfxmm.perfdata.directory import Part, merge, part_files, quiet
@@ -39,8 +40,8 @@ __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
 _MOST_DAMAGE = 1000
 _CUT_WHILE_READ = "the file was cut off here while it was read"
-# uname -m of the machines whose attrs may speak a SIMD dialect.
-_X86 = ("x86_64", "i386", "i486", "i586", "i686")
+# e_machine of ELF files (elf.h) for feature E_MACHINE: x86 ones have register masks of their own.
+_X86_E_MACHINES = {3: "i686", 62: "x86_64"}
 
 
 class Reader:
@@ -109,6 +110,21 @@ class Reader:
         or damage was met so far.
         """
         return self._header_finished and not self.damage
+
+    @property
+    def arch(self) -> str:
+        """The recording machine, as in uname -m: what the features say, else x86_64 for
+        little-endian recordings and "unknown" for big-endian ones.
+        """
+        if said := self.features.get("arch"):
+            return str(said)
+        if self.byte_order == "big":
+            return "unknown"
+        _, body = self.head.feature_bodies.get(Feature.E_MACHINE, (0, b""))
+        if len(body) < 4:
+            return "x86_64"
+        machine = int.from_bytes(body[:4], "little")
+        return _X86_E_MACHINES.get(machine, f"e_machine {machine}")
 
     def blocks(
         self, *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
@@ -311,7 +327,7 @@ class Reader:
     def _events(self, entries: list[AttrEntry], names: dict[int, str]) -> list[Event]:
         described = self.features.get("event_desc", [])
         dialect = self._asked_dialect
-        if dialect is None and self.features.get("arch", _X86[0]) not in _X86:
+        if dialect is None and self.arch not in X86_ARCHES:
             dialect = dialects.L
         for _, name, ids in described:
             names = {**dict.fromkeys(ids, name), **names}

@@ -201,6 +201,19 @@ def test_features_and_the_writers_word_size(long_bytes: int) -> None:
         }  # fmt: skip
 
 
+def test_the_machine_of_a_recording() -> None:
+    for order, feature, arch in (
+        ("<", {}, "x86_64"), (">", {}, "unknown"), ("<", {6: eo.string("arm")}, "arm"),
+        ("<", {33: numbers("II", 62, 0)}, "x86_64"), ("<", {33: numbers("II", 3, 0)}, "i686"),
+        ("<", {33: numbers("II", 183, 0)}, "e_machine 183"),
+        (">", {6: eo.string("s390x")}, "s390x"),
+    ):  # fmt: skip
+        event = EventSpec(1 | 2 | 4 | 1 << 18, regs_intr=0xFFFFFFFF000003FF)
+        source = read(Recording([event], [], {3: eo.string("h"), **feature}).file(order))
+        assert source.arch == arch
+        assert source.events[0].attr.dialect.name == "L"
+
+
 def test_a_bitmap_without_the_hosts_name() -> None:
     """Files older than HOSTNAME have build ids at most; other bits are not believed."""
     old = Recording([PLAIN], [], {2: []})
