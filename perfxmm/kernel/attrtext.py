@@ -32,6 +32,8 @@ CLOCK_NAMES = {
 _SKID = ("arbitrary", "constant", "requested 0", "must be 0")
 # HW_BREAKPOINT_*: include/uapi/linux/hw_breakpoint.h.
 _BREAKPOINT = {0: "empty", 1: "r", 2: "w", 3: "rw", 4: "x"}
+# Without SIMD sampling ids end with R15.
+_WITHOUT_SIMD = (1 << 24) - 1
 # Fields told as plain numbers, in the order of the structure.
 _NUMBERS = (
     "wakeup_events", "config2", "sample_stack_user", "aux_watermark", "sample_max_stack",
@@ -78,7 +80,9 @@ def register_names(attr: EventAttr, which: str) -> list[str]:
     """Registers asked for in set `which` ("intr" or "user") by sample_regs_*, as x86 names them."""
     raw = attr.sample_regs_intr if which == "intr" else attr.sample_regs_user
     general = canonical_gpr_mask(attr.dialect, attr.simd_enabled, raw)
-    names = [GPR_NAMES[bit] if bit < len(GPR_NAMES) else f"bit {bit}" for bit in bits_of(general)]
+    if not attr.simd_enabled:
+        general &= _WITHOUT_SIMD
+    names = [GPR_NAMES[bit] for bit in bits_of(general)]
     named = general.bit_count()
     halves = attr.legacy_xmm_mask(which)
     for register in range(16):
