@@ -78,10 +78,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "options",
     [["-gdwarf-4", "-pie", "-fPIE"], ["-gdwarf-5", "-pie", "-fPIE"], ["-no-pie"], ["-gz=zlib"],
-     ["-shared", "-fPIC"], ["-Wl,-Ttext-segment=0x40000000,-z,noseparate-code", "-no-pie"]],
+     ["-shared", "-fPIC"], ["-fuse-ld=lld"], ["-fuse-ld=mold"],
+     ["-Wl,-Ttext-segment=0x40000000,-z,noseparate-code", "-no-pie"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_mark_has_its_line_and_its_callers(options: list[str], tmp_path: Path) -> None:
+    for option in options:
+        linker = option.partition("-fuse-ld=")[2]
+        if linker and shutil.which(f"ld.{linker}") is None:
+            pytest.skip(f"no {linker} to link with")
     binary = build(tmp_path, *options)
     tools = available()
     if not tools:
@@ -194,6 +199,60 @@ def test_cplusplus_names_are_readable(tool: Tool, tmp_path: Path) -> None:
     assert frames[0].line == line_of("MARK(in_middle)", source)
     # A name without its parameters where the compiler gave no linkage name to what it inlined.
     assert [f.function.partition("(")[0] for f in frames] == ["ns::Box<int>::middle", "outer"]
+
+
+RUST = """\
+struct Box2<T>(T);
+impl Box2<u32> {
+    #[inline(always)]
+    fn middle(&self) -> u32 {
+        unsafe { core::arch::asm!(
+            "2: nop", ".pushsection .mark.in_middle,\\"\\",@progbits", ".quad 2b", ".popsection",
+        ) }
+        self.0 + 1
+    }
+}
+#[inline(never)]
+fn outer(x: u32) -> u32 {
+    let all = [x, x + 1];
+    all[..1].iter().map(|each| Box2(*each).middle()).sum()
+}
+fn main() {
+    std::process::exit((outer(std::env::args().count() as u32) == 0) as i32);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def rust(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rustc = shutil.which("rustc")
+    if rustc is None:
+        pytest.skip("no rustc to build the program with")
+    directory = tmp_path_factory.mktemp("rust")
+    (directory / "main.rs").write_text(RUST)
+    done = subprocess.run([rustc, "-O", "-g", "main.rs", "-o", "program"], cwd=directory,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"rustc cannot build it: {done.stderr[:200]}")
+    return directory / "program"
+
+
+def test_rust_closures_and_methods(tool: Tool, rust: Path) -> None:
+    """What Rust inlines comes in long chains, most of them out of its standard library."""
+    binaries = Binaries()
+    dso = binaries.intern(str(rust), None)
+    (frames,) = look_up(Lines(binaries, [tool]), dso, [offsets(rust)["in_middle"]])
+    own = [
+        # {closure#0} or {{closure}}, by how this rustc makes names of them.
+        (f.function.rpartition("::")[2].strip("{}").partition("#")[0], f.line)
+        for f in frames if f.file.endswith("main.rs")
+    ]  # fmt: skip
+    assert own == [
+        ("middle", line_of("asm!(", RUST)),
+        ("closure", line_of("all[..1]", RUST)), ("outer", line_of("all[..1]", RUST)),
+    ]  # fmt: skip
+    # The iterator's functions are between the closure and the one that calls it.
+    assert len(frames) > 4
 
 
 def test_agreement_over_every_byte_of_the_code(tmp_path: Path) -> None:
