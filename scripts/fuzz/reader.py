@@ -5,12 +5,16 @@
         -rss_limit_mb=2048
 
 Needs atheris. CORPUS is where libFuzzer puts the inputs that reach something new. One execution
-reads the records in file order and in time order and decodes every column; one in eight, chosen by
-the input itself, also goes the whole way of `perfxmm script`. Only perfxmm's own errors may come
-out, and what comes out must hold what tests/support/fuzz_targets.py says.
+reads the records, in file order or in time order, and decodes every column of the samples and the
+side-band; one in eight does both orders and compares them, and one in sixteen also goes the whole
+way of `perfxmm script`. A checksum of the input chooses, so that an input always means the same.
+Only perfxmm's own errors may come out, and what comes out must hold what
+tests/support/fuzz_targets.py says.
 """
 
 from __future__ import annotations
+
+import zlib
 
 import harness
 
@@ -26,8 +30,10 @@ from support import fuzz_targets
 
 
 def one(data: bytes) -> None:
-    found = fuzz_targets.read_records(data)
-    if sum(data[-64:]) % 8 == 0:
+    choice = zlib.crc32(data)
+    orders = {0: "both"}.get(choice % 8, ("file", "time")[choice >> 3 & 1])
+    found = fuzz_targets.read_records(data, orders)
+    if choice >> 4 & 15 == 0:
         whole = fuzz_targets.read_snapshots(data)
         assert (found.error is None) == (whole.error is None)
         assert found.error or found.samples == whole.samples
