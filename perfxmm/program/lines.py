@@ -34,6 +34,7 @@ NO_TOOLS = (
     "nothing here reads them (install perfxmm[lines], or llvm-symbolizer 13 or later, or addr2line)"
 )
 NO_LINES = "no debug information"
+NO_FILE = "its code is in no file"  # made at run time: where its names come from has no lines
 # A changed file is named with what changed by the one who looks it up (program.binaries).
 _CHANGED = "the file changed while it was read"
 
@@ -198,7 +199,7 @@ class Lines:
         """The file to ask about a DSO; None and a note where there is none to be trusted."""
         image = self._binaries.image(index)
         if image is None:
-            self.notes[index] = self._binaries.notes.get(index, "no such file")
+            self.notes[index] = self._binaries.notes.get(index, NO_FILE)
             return None
         if image.path.startswith("/"):  # the vDSO is no file
             dso = self._binaries.dsos[index]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import elfwriter as ew
-from support.fake_processes import FakeProcesses
+from support.fake_processes import FakeProcess, FakeProcesses
 
 from perfxmm.program.binaries import Binaries
 from perfxmm.program.lines import NO_LINES, NO_TOOLS, Frame, Lines
@@ -196,6 +199,56 @@ def test_addr2line_answers_of_another_form(answer: str) -> None:
     tool = Addr2line(FakeProcesses(lambda _: answer.encode()).start, "x")
     with pytest.raises(ToolFailed):
         tool.ask(FILE, [0x10])
+
+
+_NAMES = st.text(
+    st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r"), max_size=20
+).filter(lambda name: not name.startswith("0x") and name != "??")
+_KNOWN = st.lists(
+    st.lists(st.builds(RawFrame, _NAMES, _NAMES.map("/{}".format), st.integers(1, 10**6)),
+             min_size=1, max_size=4),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+@given(_KNOWN, st.integers(0, 2**48))
+def test_whatever_was_written_is_read(known: list[list[RawFrame]], start: int) -> None:
+    addresses = [start + 3 * number for number in range(len(known))]
+    wanted = [tuple(frames) for frames in known]
+    told = [
+        f"0x{address:016x}\n" + "".join(f"{f.function}\n{f.file}:{f.line}\n" for f in frames)
+        for address, frames in zip(addresses, known, strict=True)
+    ]
+    answer = ("".join(told) + LAST).encode()
+    assert Addr2line(FakeProcesses(lambda _: answer).start, "x").ask(FILE, addresses) == wanted
+    lines = b"".join(llvm_line(a, *frames) for a, frames in zip(addresses, known, strict=True))
+    assert LlvmSymbolizer(FakeProcesses(lambda _: lines).start, "x").ask(FILE, addresses) == wanted
+    reply = json.dumps({"frames": known}).encode() + b"\n"
+    assert SymbolicTool(FakeProcesses(lambda _: reply).start).ask(FILE, addresses) == wanted
+
+
+@given(st.binary(max_size=200))
+def test_any_answer_at_all(answer: bytes) -> None:
+    """Nothing but ToolFailed and what Lines expects of hostile answers comes out."""
+    expected = (ToolFailed, ValueError, TypeError, KeyError, IndexError, RecursionError)
+    for make in (SymbolicTool, lambda start: LlvmSymbolizer(start, "x"),
+                 lambda start: Addr2line(start, "x")):  # fmt: skip
+        tool = make(Whole(answer).start)
+        with suppress(*expected):
+            (frames,) = tool.ask(FILE, [0x10])
+            assert all(isinstance(frame, RawFrame) for frame in frames)
+
+
+class Whole(FakeProcesses):
+    """Gives an answer whether the tool calls it whole or not."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(lambda _: answer)
+
+    def start(self, arguments: Sequence[str]) -> FakeProcess:
+        process = super().start(arguments)
+        process.exchange = lambda request, _whole: self.answer(request)  # type: ignore[method-assign]
+        return process
 
 
 # All of them
