@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ from perfxmm.perfdata.source import Mapped, map_file, spool_error
 _PIECE_BYTES = 4 << 20
 # So much is collected before it is searched for records, and written.
 _SETTLE_BYTES = 4 << 20
+_THREAD_BYTES = 1 << 20
 _CANNOT = "compressed records from here on cannot be unpacked"
 COMPRESSED_TYPES = (RecordType.COMPRESSED, RecordType.COMPRESSED2)
 
@@ -54,9 +56,12 @@ def expand(
             for block in blocks:
                 begin = job.block(block, begin)
             job.copy(begin, end)
+            job.writer.wait()
             spool.flush()
         except OSError as error:
             raise spool_error(error) from error
+        finally:
+            job.writer.join()
         if job.unfinished and not stream.broken:
             report(Damage(len(data), f"{job.unfinished} bytes of an unfinished record are left"))
         return map_file(spool.fileno())
@@ -68,7 +73,7 @@ class _Job:
     def __init__(self, data: Mapped, stream: Stream, spool: BinaryIO, origins: Origins) -> None:
         self._data = data
         self._stream = stream
-        self._spool = spool
+        self.writer = _Writer(spool)
         self._origins = origins
         self._ends = RecordEnds()
         self._written = 0
@@ -124,8 +129,44 @@ class _Job:
         self._waiting_bytes = self._known = len(rest)
 
     def _write(self, plain: bytes | memoryview) -> None:
-        self._spool.write(plain)
+        self.writer.write(plain)
         self._written += len(plain)
+
+
+class _Writer:
+    """Writes large pieces in a thread of their own, one at a time, while others are unpacked."""
+
+    def __init__(self, spool: BinaryIO) -> None:
+        self._spool = spool
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Behind what was written before. Raises OSError, perhaps of a piece before."""
+        self.wait()
+        if len(piece) < _THREAD_BYTES:
+            self._spool.write(piece)
+            return
+        self._thread = threading.Thread(target=self._write, args=(piece,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until all is written. Raises OSError."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def join(self) -> None:
+        """Until nothing is being written any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, piece: bytes | memoryview) -> None:
+        try:
+            self._spool.write(piece)
+        except OSError as error:
+            self._error = error
 
 
 class Stream:
