@@ -27,7 +27,8 @@ UNKNOWN = -1
 KEPT_CALLS = 16384
 # Lookups, counted back from the last, whose samples nothing may be forgotten for.
 _LOOKUPS_REMEMBERED = 8
-_MOST_PENDING = 4 * KEPT_CALLS
+# Calls that may wait for a lookup: then they are applied without one.
+MOST_PENDING = 16384
 
 
 class _Call(NamedTuple):
@@ -166,6 +167,7 @@ class History:
         self._sequence = 0
         self._newest_ns = 0
         self._base_ns = -1
+        self._unasked = False
         self._looked_up: deque[int] = deque(maxlen=_LOOKUPS_REMEMBERED)
         self._seen: dict[int, int] = {}
         self._touched: dict[int, int] = {}
@@ -196,6 +198,7 @@ class History:
     def look(self, oldest_ns: int, newest_ns: int) -> None:
         """Samples of these times are looked up next: applies what has been called."""
         self._looked_up.append(oldest_ns)
+        self._unasked = False
         self._catch_up()
         self._newest_ns = max(self._newest_ns, newest_ns)
 
@@ -234,8 +237,11 @@ class History:
             time_ns = self._newest_ns
         self._pending.append(_Call(time_ns, self._sequence, pids, apply, arguments))
         self._sequence += 1
-        if len(self._pending) >= _MOST_PENDING:
+        if len(self._pending) >= MOST_PENDING:
             # Nobody looks anything up: what waits says itself how far the recording has come.
+            if self._unasked:
+                self._looked_up.clear()
+            self._unasked = True
             self._looked_up.append(min(call.time_ns for call in self._pending))
             self._catch_up()
 
