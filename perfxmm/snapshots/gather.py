@@ -100,7 +100,8 @@ class SetColumns:
             registers = tuple(r for r in registers if r < R2_CUT_REGISTERS)
         if qwords:
             self.vector_mask[target] = sum(1 << r for r in registers)
-            if "vectors" in self.columns:
+            # Kernels give qwords as asked for also where there is no register.
+            if "vectors" in self.columns and registers:
                 values = gather(words, body, nr * qwords, stride).reshape(len(at), nr, qwords)
                 self._put_vectors(values, registers, target)
         if pred_qwords:

@@ -209,3 +209,21 @@ def test_a_count_beyond_the_record_is_named(sample_type: SampleType, name: str, 
     decoder = Decoder([sw.event_of(attr)])
     assert len(decoder.decode(sw.block_of([bad, good]), columns=EVERYTHING)) == 1
     assert dict(decoder.damaged) == {f"{name} claims to be longer than its record": 1}
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_qwords_without_registers(count: int) -> None:
+    """Kernels give the attr's qwords in the header also where no vector was asked for."""
+    attr = EventAttr(
+        sample_type=int(SampleType.REGS_INTR), sample_regs_intr=1, dialect=dialects.M,
+        simd=SimdRequest(enabled=1, pred_qwords=1, vec_qwords=8, pred_intr=0xFF),
+    )
+    values = sw.SampleValues(intr=sw.SetValues(
+        abi=6, gprs=[1], predicates=[[r] for r in range(8)], said=(0, 8, 8, 1)
+    ))  # fmt: skip
+    decoder = Decoder([sw.event_of(attr)])
+    found = decoder.decode(sw.block_of([sw.sample_record(attr, values)] * count)).sets["intr"]
+    assert not decoder.damaged
+    assert found.predicates.tolist() == [list(range(8))] * count
+    assert found.vector_mask.tolist() == [0] * count
+    assert found.delivered_qwords.tolist() == [8] * count
