@@ -8,7 +8,6 @@ tools/perf/builtin-record.c, Linux 7.3.
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from perfxmm.kernel.constants import RecordType
@@ -79,7 +78,3 @@ def copy_data(plain: str, payload: str) -> None:
             piece = source.read(min(1 << 20, data_size))
             target.write(piece)
             data_size -= len(piece)
-
-
-def size_of(path: str) -> int:
-    return Path(path).stat().st_size
