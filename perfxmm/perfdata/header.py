@@ -36,10 +36,11 @@ FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"# ", "text, perhaps perf's printout", "name the recording that it was made from"),
 )
 # Bounds on what a damaged or hostile header can make us read into memory.
-_MOST_EVENTS = 1 << 16
+MOST_EVENTS = 1 << 14
+_MOST_NAMES = 1 << 16
 _MOST_ENTRY_BYTES = 1 << 16
 _MOST_FEATURE_BYTES = 16 << 20  # of all of them
-_MOST_IDS = 1 << 21  # of all events
+_MOST_IDS = 1 << 20  # of all events
 _MOST_METADATA_BYTES = 4 << 20
 # Of features that are mostly payload only the beginning is kept.
 _KEPT_BYTES: dict[int, int] = {
@@ -219,7 +220,7 @@ def _entries(
     if at + total > len(data):
         raise _cut("attrs section", file, at, total, max(0, len(data) - at))
     count = total // entry_bytes
-    if not count or count > _MOST_EVENTS:
+    if not count or count > MOST_EVENTS:
         raise DamagedInput(
             f"the file has {count} events", file=file, offset=24, field="header.attrs.size",
             why="a recording has at least one, and not that many",
@@ -269,7 +270,7 @@ def _tracepoint_names(data: Bytes, head: FileHead, report: Callable[[Damage], No
     entry = 8 + EVENT_TYPE_NAME_BYTES
     if not total:
         return
-    if at + total > len(data) or total > _MOST_EVENTS * entry:
+    if at + total > len(data) or total > _MOST_NAMES * entry:
         report(Damage(56, "the event types section lies outside the file"))
         return
     for place in range(at, at + total - entry + 1, entry):

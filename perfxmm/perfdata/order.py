@@ -84,11 +84,14 @@ class Clock:
     """Times of the records of a block, by its file's events."""
 
     def __init__(self, attrs: Sequence[EventAttr], ids: Sequence[Sequence[int]]) -> None:
-        self._places = [time_place(attr) for attr in attrs]
-        self._uniform = len(set(self._places)) <= 1
+        places = [time_place(attr) for attr in attrs]
+        # There are few different ones, however many events there are.
+        self._places = list(dict.fromkeys(places))
+        self._uniform = len(self._places) <= 1
+        number = {place: at for at, place in enumerate(self._places)}
         pairs = sorted((i, index) for index, row in enumerate(ids) for i in row)
         self._ids = np.array([pair[0] for pair in pairs], dtype=np.uint64)
-        self._events = np.array([pair[1] for pair in pairs], dtype=np.int64)
+        self._place_of = np.array([number[places[pair[1]]] for pair in pairs], dtype=np.int64)
 
     @property
     def timed(self) -> bool:
@@ -109,8 +112,8 @@ class Clock:
                 self._fill(block, rows, self._places[0], from_end, times)
                 continue
             owner = self._owners(block, rows, from_end)
-            for index, place in enumerate(self._places):
-                self._fill(block, rows[owner == index], place, from_end, times)
+            for at, place in enumerate(self._places):
+                self._fill(block, rows[owner == at], place, from_end, times)
         times[times == _ALL_ONES] = NO_TIME
         return times
 
@@ -122,7 +125,7 @@ class Clock:
         times[good] = values
 
     def _owners(self, block: RecordBlock, rows: I64, from_end: bool) -> I64:
-        """Index of each record's event; the first where the id does not tell, as in perf."""
+        """Whose place each record has; the first event's where the id does not tell, as in perf."""
         owner = np.zeros(len(rows), np.int64)
         # perf insists that the id stands in one place for all events of a file.
         place = self._places[0]
@@ -132,7 +135,7 @@ class Clock:
             return owner
         slot = np.minimum(np.searchsorted(self._ids, values), len(self._ids) - 1)
         known = self._ids[slot] == values
-        owner[np.searchsorted(rows, good[known])] = self._events[slot[known]]
+        owner[np.searchsorted(rows, good[known])] = self._place_of[slot[known]]
         return owner
 
 

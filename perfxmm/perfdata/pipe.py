@@ -19,11 +19,11 @@ from perfxmm.kernel.attr import ATTR_SIZE_VER0
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.blocks import Damage, RecordBlock
 from perfxmm.perfdata.format import FEATURE_BITS
-from perfxmm.perfdata.header import AttrEntry
+from perfxmm.perfdata.header import MOST_EVENTS, AttrEntry
 
 # Bounds on what a damaged or hostile stream can make us remember.
-_MOST_EVENTS = 1 << 16
-_MOST_ATTR_BYTES = 16 << 20  # of all events, ids included
+_MOST_NAMES = 1 << 16
+_MOST_ATTR_BYTES = 8 << 20  # of all events, ids included
 _MOST_BUILD_ID_BYTES = 16 << 20
 _EVENT_UPDATE_NAME = 2  # PERF_EVENT_UPDATE__NAME
 _WANTED = (
@@ -75,7 +75,7 @@ def _take(head: PipeHead, kind: int, record: bytes, offset: int) -> None:
         size = struct.unpack_from("<I", body, 4)[0] or ATTR_SIZE_VER0
         head.attr_bytes += len(body)
         if (
-            not ATTR_SIZE_VER0 <= size <= len(body) or len(head.entries) >= _MOST_EVENTS
+            not ATTR_SIZE_VER0 <= size <= len(body) or len(head.entries) >= MOST_EVENTS
             or head.attr_bytes > _MOST_ATTR_BYTES
         ):
             raise ValueError
@@ -101,6 +101,6 @@ def _take(head: PipeHead, kind: int, record: bytes, offset: int) -> None:
 
 
 def _name(names: dict[int, str], number: int, raw: bytes) -> None:
-    if len(names) >= _MOST_EVENTS and number not in names:
+    if len(names) >= _MOST_NAMES and number not in names:
         raise ValueError
     names[number] = raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

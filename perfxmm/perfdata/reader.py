@@ -19,7 +19,7 @@ import numpy as np
 from perfxmm.errors import DamagedInput, UsageError
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
-from perfxmm.kernel.constants import PerfType
+from perfxmm.kernel.constants import PerfType, SampleType
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.perfdata import pipe
@@ -330,21 +330,34 @@ class Reader:
         if dialect is None and self.arch not in X86_ARCHES:
             dialect = dialects.L
         for _, name, ids in described:
-            names = {**dict.fromkeys(ids, name), **names}
-        events = []
+            for number in ids:
+                names.setdefault(number, name)
+        events: list[Event] = []
+        damage: DamagedInput | None = None
         for index, entry in enumerate(entries):
-            attr = attr_codec.decode(
-                entry.data, dialect=dialect, file=self.file, offset=entry.offset
-            )
+            try:
+                attr = attr_codec.decode(
+                    entry.data, dialect=dialect, file=self.file, offset=entry.offset
+                )
+            except DamagedInput as error:  # costs that event
+                damage = damage or error
+                self._report(Damage(entry.offset, f"event {index} cannot be read: {error.what}"))
+                continue
             name = next((names[i] for i in entry.ids if i in names), "")
             if not name and len(described) == len(entries):
                 name = described[index][1]
             if not name and attr.type == PerfType.TRACEPOINT:
                 name = self.head.tracepoint_names.get(attr.config, "")
             events.append(Event(
-                index, name or event_name(attr), attr, entry.ids, entry.data, entry.offset
+                len(events), name or event_name(attr), attr, entry.ids, entry.data, entry.offset
             ))  # fmt: skip
+        if damage is not None and not (events and all(map(_samples_have_ids, events))):
+            raise damage  # nothing would tell its samples from those of the others
         return events
+
+
+def _samples_have_ids(event: Event) -> bool:
+    return event.attr.has(SampleType.ID) or event.attr.has(SampleType.IDENTIFIER)
 
 
 def _is_attr(data: bytes) -> bool:

@@ -38,7 +38,7 @@ _CHUNK_BYTES = 4 << 20
 _HEADER_BYTES = 8
 _BIG_HEADER, _LITTLE_HEADER = struct.Struct(">IHH"), struct.Struct("<IHH")
 _FIRST_TOOL_TYPE = 64
-_MOST_EVENTS = 1 << 16
+_MOST_IDS, _MOST_PLANS = 1 << 20, 1 << 14
 _FLAGS_AT = 40
 # struct perf_branch_entry: widths of its flags, first one first (UAPI header, Linux 7.3).
 _BRANCH_FLAGS = (1, 1, 1, 1, 16, 4, 2, 4, 3, 31)
@@ -204,16 +204,21 @@ class Swapper:
 
     def __init__(self, events: Iterable[tuple[EventAttr, Sequence[int]]] = ()) -> None:
         self._plans: list[LayoutPlan] = []
-        self._by_id: dict[int, LayoutPlan] = {}
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._by_id: dict[int, int] = {}  # the number of a plan
         for attr, ids in events:
             self.add(attr, ids)
 
     def add(self, attr: EventAttr, ids: Sequence[int]) -> None:
-        plan = next((known for known in self._plans if known == plan_layout(attr)), None)
-        if plan is None:
-            plan = plan_layout(attr)
-            self._plans.append(plan)
-        self._by_id.update(dict.fromkeys(ids, plan))
+        # What a plan depends on, of attrs without SIMD fields.
+        told = (
+            attr.sample_type, attr.read_format, attr.branch_sample_type, attr.flags,
+            attr.sample_regs_user, attr.sample_regs_intr,
+        )  # fmt: skip
+        number = self._numbers.setdefault(told, len(self._plans))
+        if number == len(self._plans):
+            self._plans.append(plan_layout(attr))
+        self._by_id.update(dict.fromkeys(ids, number))
 
     def swap(self, chunk: bytearray, *, last: bool) -> tuple[int, int | None]:
         """Rewrites the complete records that `chunk` begins with.
@@ -279,7 +284,7 @@ class Swapper:
         plan = self._plans[0]
         if at is not None and len(body) >= -8 * at:
             (number,) = struct.unpack_from(">Q", body, len(body) + 8 * at)
-            plan = self._by_id.get(number, plan)
+            plan = self._plans[self._by_id.get(number, 0)]
         count = len(plan.trailer)
         if len(body) < 8 * count:
             return b""
@@ -314,18 +319,18 @@ class Swapper:
             yield plan, spans
             return
         at = np.minimum(spans[:, 0] + plan.id_word, spans[:, 1] - 1)
-        owners = [id(self._by_id.get(number, plan)) for number in words[at].tolist()]
-        for each in self._plans:
-            mine = spans[np.array(owners) == id(each)]
-            if len(mine):
-                yield each, mine
+        owners = np.array([self._by_id.get(number, 0) for number in words[at].tolist()], np.int64)
+        order = np.argsort(owners, kind="stable")
+        numbers, begins = np.unique(owners[order], return_index=True)
+        for number, mine in zip(numbers, np.split(order, begins[1:]), strict=True):
+            yield self._plans[number], spans[mine]
 
     def _attr(self, body: bytes, misc: int) -> bytes:
         size = int.from_bytes(body[4:8], "big") or ATTR_SIZE_VER0
         if not ATTR_SIZE_VER0 <= size <= len(body):
             return swap_attr(body)
         attr, ids = swap_attr(body[:size]), _words(body[size:])
-        if len(self._plans) < _MOST_EVENTS:
+        if len(self._by_id) < _MOST_IDS and len(self._plans) < _MOST_PLANS:
             try:
                 decoded = attr_codec.decode(attr, dialect=dialects.L)
             except DamagedInput:  # met again, and told, where the events are collected

@@ -153,13 +153,47 @@ def test_more_ids_than_are_believed() -> None:
     """Many events that all claim the whole file as their ids."""
     attrs = [(w.attr(size=64), (1,) * 2)] * 3
     data = bytearray(PerfFile(attrs=attrs, records=[]).build())
-    data += bytes((9 << 20) - len(data))
+    data += bytes((5 << 20) - len(data))
     table = struct.unpack_from("<Q", data, 24)[0]
     for row in range(3):
-        struct.pack_into("<QQ", data, table + 80 * row + 64, 0, 8 << 20)
+        struct.pack_into("<QQ", data, table + 80 * row + 64, 0, 4 << 20)
     source = read(bytes(data))
-    assert [len(event.ids) for event in source.events] == [1 << 20, 1 << 20, 0]
+    assert [len(event.ids) for event in source.events] == [1 << 19, 1 << 19, 0]
     assert "too many" in whats(source)[0]
+
+
+def test_an_event_that_cannot_be_read_costs_its_samples() -> None:
+    bad = bytearray(w.attr(w.IP | w.TIME | w.IDENTIFIER))
+    struct.pack_into("<I", bad, 4, 5000)
+    good = [w.attr(w.IP | w.TIME | w.IDENTIFIER, config=n) for n in (1, 2)]
+    file = PerfFile(attrs=[(good[0], (1,)), (bytes(bad), (2,)), (good[1], (3,))])
+    source = read(file.build())
+    assert [(e.index, e.ids, e.attr.config) for e in source.events] == [(0, (1,), 1), (1, (3,), 2)]
+    assert whats(source) == ["event 1 cannot be read: an event attribute has an impossible size"]
+    assert not source.complete
+    # Where samples do not say whose they are, the others' cannot be told from its.
+    file.attrs[0] = (w.attr(w.IP | w.TIME), (1,))
+    with pytest.raises(DamagedInput, match="impossible size"):
+        read(file.build())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_many_different_events(order: eo.Order) -> None:
+    """Work grows with their number, not with its square."""
+    events = [
+        EventSpec(1 << 16 | 1 << 12 | 1 << 2 | (n & 1) << 1, (n,), regs_user=n, size=96)
+        for n in range(4000)
+    ]
+    values = [Values(identifier=n, time_ns=n + 1, user=range(n.bit_count())) for n in range(4000)]
+    samples = [eo.sample(e, v) for e, v in zip(events, values, strict=True)]
+    desc: list[eo.Token] = [*numbers("II", 4000, 0)]
+    for n in range(4000):
+        desc += [("I", 1), *eo.string(f"event{n}"), *words(n)]
+    source = read(Recording(events, samples, {3: eo.string("h"), 12: desc}).file(order))
+    assert [e.name for e in source.events] == [f"event{n}" for n in range(4000)]
+    assert records(source) == [one.encode("<") for one in samples]
+    assert sum(len(b) for b in source.ordered_blocks()) == 4000
+    assert source.damage == []
 
 
 def test_streams_with_more_behind_their_end() -> None:
