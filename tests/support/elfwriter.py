@@ -12,7 +12,8 @@ LOCAL, GLOBAL, WEAK = 0, 1, 2
 HIDDEN = 2
 UNDEF, ABS = 0, 0xFFF1
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
-_SHT = {"null": 0, "progbits": 1, "symtab": 2, "strtab": 3, "note": 7, "nobits": 8, "dynsym": 11}
+_SHT = {"null": 0, "progbits": 1, "symtab": 2, "strtab": 3, "note": 7, "rela": 4, "nobits": 8,
+        "rel": 9, "dynsym": 11}
 _MACHINE = {32: 3, 64: 62}  # EM_386, EM_X86_64
 
 
@@ -37,6 +38,7 @@ class Text:
     bytes: int
     flags: int = 6  # SHF_ALLOC | SHF_EXECINSTR
     nobits: bool = False
+    entry_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,24 @@ class Sym:
     visibility: int = 0
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A section of its own bytes, at the end of the file. `link` is the name of another section,
+    `vaddr` its address if it has one."""
+
+    name: str
+    data: bytes
+    kind: str = "progbits"
+    flags: int = 0
+    link: str = ""
+    entry_bytes: int = 0
+    vaddr: int = 0
+
+
 def elf(
     *, loads: Sequence[Load], texts: Sequence[Text], symtab: Sequence[Sym] | None = None,
     dynsym: Sequence[Sym] | None = None, build_id: bytes | None = None, bits: int = 64,
-    kind: int = ET_DYN, big_endian: bool = False,
+    kind: int = ET_DYN, big_endian: bool = False, raws: Sequence[Raw] = (),
 ) -> bytes:
     """The file's bytes: header, program headers, loads at their offsets, then the rest."""
     order = ">" if big_endian else "<"
@@ -75,7 +91,7 @@ def elf(
     for text in texts:
         sections.append((
             text.name, _SHT["nobits" if text.nobits else "progbits"], text.flags, text.vaddr,
-            text.offset, text.bytes, 0, 0,
+            text.offset, text.bytes, 0, text.entry_bytes,
         ))
     note_at = note_bytes = 0
     if build_id is not None:
@@ -105,6 +121,10 @@ def elf(
                          24 if bits == 64 else 16))
         sections.append((".strtab", _SHT["strtab"], 0, 0, append(bytes(strings)), len(strings),
                          0, 0))
+    for raw in raws:
+        link = next((n for n, section in enumerate(sections) if section[0] == raw.link), 0)
+        sections.append((raw.name, _SHT[raw.kind], raw.flags, raw.vaddr, append(raw.data),
+                         len(raw.data), link if raw.link else 0, raw.entry_bytes))
     names = bytearray(b"\0")
     name_at = []
     for section in [*sections, (".shstrtab",)]:
