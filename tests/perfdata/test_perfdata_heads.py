@@ -309,3 +309,24 @@ def test_every_record_type_and_feature_of_perf_has_a_name() -> None:
         "COMPRESSED", "FINISHED_INIT", "COMPRESSED2", "BPF_METADATA", "SCHEDSTAT_CPU",
         "SCHEDSTAT_DOMAIN",
     ]  # fmt: skip
+
+
+def test_sections_in_another_order() -> None:
+    """Attrs and ids behind the data, features that share their bytes."""
+    plain = PerfFile(records=SAMPLES).build()
+    attr, data = w.attr(), b"".join(SAMPLES)
+    table_at = 104 + len(data)
+    body_at = table_at + 2 * 16
+    body = w.string("shared")
+    attrs_at = body_at + len(body)
+    ids_at = attrs_at + len(attr) + 16
+    head = plain[:16] + struct.pack(
+        "<7Q", 120, attrs_at, 120, 104, len(data), 0, 0
+    ) + ((1 << 3) | (1 << 4)).to_bytes(32, "little")  # fmt: skip
+    sections = struct.pack("<QQ", body_at, len(body)) * 2
+    tail = attr + struct.pack("<QQ", ids_at, 16) + struct.pack("<QQ", 5, 6)
+    source = read(head + data + sections + body + tail)
+    assert records(source) == SAMPLES
+    assert source.events[0].ids == (5, 6)
+    assert source.features == {"hostname": "shared", "osrelease": "shared"}
+    assert source.complete
