@@ -115,6 +115,8 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--size", type=float, default=10e9, help="bytes of the largest recording")
     options.add_argument("--directory", default=None, help="where to put it for the while")
+    options.add_argument("--steps", type=int, default=len(STEPS), help="sizes, each the double of "
+                         "the one before")  # fmt: skip
     options.add_argument("--written", action="store_true", help="repeat a written recording even "
                          "where perf can make a real one")  # fmt: skip
     options.add_argument("--child", nargs=2, metavar=("WAY", "PATH"))
@@ -129,10 +131,10 @@ def main() -> int:
         if not real:
             write_base(base, samples=min(20_000, max(20, int(args.size) // 64 // 600)))
         recording = Repeated(base, path)
-        stages = [(args.size / part / 8, ("open",)) for part in STEPS[:-1]]
-        stages += [(args.size / 8, ("open", "file", "time"))]
-        stages += [(args.size / part, ("file", "time")) for part in STEPS[1:]]
-        for size, ways in stages:
+        parts = STEPS[-args.steps :]
+        stages = [(args.size / part, ("file", "time")) for part in parts]
+        stages += [(args.size / part / 8, ("open",)) for part in parts]
+        for size, ways in sorted(stages):
             recording.grow(int(size))
             for way in ways:
                 seen[way].append((recording.size, measure(way, path, recording.samples)))
