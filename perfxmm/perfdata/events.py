@@ -7,6 +7,7 @@ Numbers: include/uapi/linux/perf_event.h, Linux 7.3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perfxmm.kernel.attr import EventAttr
@@ -39,17 +40,26 @@ _CACHE_OPS = (("loads", "load-misses"), ("stores", "store-misses"),
               ("prefetches", "prefetch-misses"))  # fmt: skip
 
 
-def event_name(attr: EventAttr) -> str:
-    """A name from type, config and the exclude bits."""
-    base = _base_name(attr)
+def event_name(attr: EventAttr, pmus: Mapping[int, str] | None = None) -> str:
+    """A name from type, config and the exclude bits, as `perf script` of Linux 6.1 makes it.
+
+    pmus: number -> name of the PMUs of the recorded machine. Where perf has only words for "not
+    known" (other PMUs, tracepoints without tracing data) the name gives type and config.
+    """
+    base = _base_name(attr, pmus or {})
     mode = _modifiers(attr)
-    return f"{base}:{mode}" if mode else base
+    if attr.type == PerfType.BREAKPOINT:
+        mode = mode.removeprefix(":")
+    elif attr.type == PerfType.TRACEPOINT or attr.type > PerfType.BREAKPOINT:
+        mode = mode.rstrip("HG").rstrip(":")
+    return base + mode
 
 
-def _base_name(attr: EventAttr) -> str:
-    low = attr.config & 0xFFFFFFFF  # above it: the PMU's type on hybrid machines
+def _base_name(attr: EventAttr, pmus: Mapping[int, str]) -> str:
+    # Above the low half of config stands the PMU's number on hybrid machines.
+    pmu, low = attr.config >> 32, attr.config & 0xFFFFFFFF
     if attr.type == PerfType.HARDWARE and low < len(_HARDWARE):
-        return _HARDWARE[low]
+        return f"{pmus.get(pmu, 'cpu')}/{_HARDWARE[low]}/" if pmu else _HARDWARE[low]
     if attr.type == PerfType.SOFTWARE and attr.config < len(_SOFTWARE):
         return _SOFTWARE[attr.config]
     if attr.type == PerfType.HW_CACHE:
@@ -57,20 +67,30 @@ def _base_name(attr: EventAttr) -> str:
         if cache < len(_CACHES) and op < len(_CACHE_OPS) and result < 2:
             return f"{_CACHES[cache]}-{_CACHE_OPS[op][result]}"
     if attr.type == PerfType.RAW:
-        return f"r{attr.config:x}"
+        return f"raw {attr.config:#x}"
     if attr.type == PerfType.TRACEPOINT:
         return f"tracepoint:{attr.config}"
     if attr.type == PerfType.BREAKPOINT:
-        return f"mem:{attr.config1:#x}"
-    return f"type{attr.type}/config={attr.config:#x}/"
+        # For a breakpoint config1 and bp_type are address and access; HW_BREAKPOINT_R, _W, _X in
+        # include/uapi/linux/hw_breakpoint.h.
+        access = "".join(letter for bit, letter in enumerate("rwx") if attr.bp_type >> bit & 1)
+        return f"mem:{attr.config1:#x}:{access}"
+    return f"{pmus.get(attr.type, f'type{attr.type}')}/config={attr.config:#x}/"
 
 
 def _modifiers(attr: EventAttr) -> str:
-    out = ""
-    hidden = [attr.flag(bit) for bit in (
-        AttrFlag.EXCLUDE_USER, AttrFlag.EXCLUDE_KERNEL, AttrFlag.EXCLUDE_HV
-    )]  # fmt: skip
-    if hidden[0] or hidden[1]:
-        # A third letter would say h, which perf leaves out unless asked for.
-        out += "".join(letter for letter, off in zip("uk", hidden[:2], strict=True) if not off)
-    return out + "p" * attr.precise_ip
+    """":" and letters for what is counted where that is not perf's default; tools/perf/util/
+    evsel.c. Without any other letter, H and G for host and guest are only given where the host is
+    left out: Linux 6.1 and 7.3 do not agree on the rest.
+    """
+    levels = (
+        (AttrFlag.EXCLUDE_KERNEL, "k"), (AttrFlag.EXCLUDE_USER, "u"), (AttrFlag.EXCLUDE_HV, "h")
+    )  # fmt: skip
+    letters = ""
+    if any(attr.flag(bit) for bit, _ in levels):
+        letters += "".join(letter for bit, letter in levels if not attr.flag(bit))
+    letters += "p" * attr.precise_ip
+    no_host, no_guest = attr.flag(AttrFlag.EXCLUDE_HOST), attr.flag(AttrFlag.EXCLUDE_GUEST)
+    if no_host or (no_guest and letters):
+        letters += "H" * (not no_host) + "G" * (not no_guest)
+    return f":{letters}" if letters else ""

@@ -161,6 +161,18 @@ def decode_clock_data(data: bytes, order: str = "<") -> tuple[int, int, int]:
     return clockid, wall_ns, clock_ns
 
 
+def decode_pmu_mappings(data: bytes, order: str = "<") -> dict[int, str]:
+    """PMU number (attr.type) -> its name, on the machine of the recording."""
+    (count,) = struct.unpack_from(f"{order}I", data)
+    if count > _MOST_STRINGS:
+        raise ValueError(f"{count} PMUs are not plausible")
+    offset, names = 4, {}
+    for _ in range(count):
+        (number,) = struct.unpack_from(f"{order}I", data, offset)
+        names[number], offset = decode_string(data, offset + 4, order)
+    return names
+
+
 def _only_string(data: bytes, order: str) -> str:
     return decode_string(data, 0, order)[0]
 
@@ -186,6 +198,7 @@ DECODERS: dict[int, tuple[str, Callable[[bytes, str], Any]]] = {
     Feature.TOTAL_MEM: ("total_mem_kib", _total_mem),
     Feature.CMDLINE: ("cmdline", decode_strings),
     Feature.BUILD_ID: ("build_ids", decode_build_ids),
+    Feature.PMU_MAPPINGS: ("pmu_mappings", decode_pmu_mappings),
     Feature.EVENT_DESC: ("event_desc", decode_event_desc),
     Feature.SAMPLE_TIME: ("sample_time", decode_sample_time),
     Feature.CLOCK_DATA: ("clock_data", decode_clock_data),

@@ -28,8 +28,8 @@ _MOST_BUILD_ID_BYTES = 16 << 20
 _EVENT_UPDATE_NAME = 2  # PERF_EVENT_UPDATE__NAME
 _WANTED = (
     RecordType.HEADER_ATTR, RecordType.HEADER_EVENT_TYPE, RecordType.HEADER_FEATURE,
-    RecordType.HEADER_BUILD_ID, RecordType.EVENT_UPDATE, RecordType.COMPRESSED,
-    RecordType.COMPRESSED2,
+    RecordType.HEADER_BUILD_ID, RecordType.HEADER_TRACING_DATA, RecordType.EVENT_UPDATE,
+    RecordType.COMPRESSED, RecordType.COMPRESSED2,
 )  # fmt: skip
 
 
@@ -38,8 +38,8 @@ class PipeHead:
     """Collected from all of a stream. names: by event id. build_ids: entries, concatenated.
 
     feature_bodies: bit -> (offset, bytes); the last one of a bit counts. tracepoint_names: by
-    tracepoint number, from perf before Linux 3.4. compressed: how many records hold compressed
-    ones.
+    tracepoint number, from perf before Linux 3.4. tracing: where the tracing data are, begin and
+    end. compressed: how many records hold compressed ones.
     """
 
     entries: list[AttrEntry] = field(default_factory=list)
@@ -47,6 +47,7 @@ class PipeHead:
     names: dict[int, str] = field(default_factory=dict)
     tracepoint_names: dict[int, str] = field(default_factory=dict)
     build_ids: bytearray = field(default_factory=bytearray)
+    tracing: tuple[int, int] | None = None
     compressed: int = 0
     attr_bytes: int = 0
 
@@ -94,6 +95,9 @@ def _take(head: PipeHead, kind: int, record: bytes, offset: int) -> None:
         head.build_ids += record
     elif kind == RecordType.HEADER_EVENT_TYPE:
         _name(head.tracepoint_names, struct.unpack_from("<Q", body)[0], body[8:])
+    elif kind == RecordType.HEADER_TRACING_DATA:
+        begin = offset + len(record)
+        head.tracing = begin, begin + struct.unpack_from("<I", body)[0]
     elif kind == RecordType.EVENT_UPDATE:
         what, identifier = struct.unpack_from("<QQ", body)
         if what == _EVENT_UPDATE_NAME:

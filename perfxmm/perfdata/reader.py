@@ -35,6 +35,7 @@ from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import normalise, swap_build_ids
+from perfxmm.perfdata.tracing import TracingError, tracepoint_names
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
@@ -244,6 +245,8 @@ class Reader:
             )
         head.entries = found.entries
         head.tracepoint_names |= found.tracepoint_names
+        if found.tracing is not None and any(_is_tracepoint(e.data) for e in found.entries):
+            self._name_tracepoints(self._mapped, *found.tracing)
         head.compressed |= found.compressed > 0
         head.feature_bodies = found.feature_bodies | head.feature_bodies
         if found.build_ids and Feature.BUILD_ID not in head.feature_bodies:
@@ -253,6 +256,16 @@ class Reader:
             head.feature_bodies[Feature.BUILD_ID] = (head.data_start, entries)
         head.feature_bytes = {bit: len(body) for bit, (_, body) in head.feature_bodies.items()}
         return found.names
+
+    def _name_tracepoints(self, data: Mapped, begin: int, end: int) -> None:
+        """Takes names from the tracing data in data[begin:end]."""
+        try:
+            found = tracepoint_names(data, begin, end)
+        except TracingError as error:
+            found = error.so_far
+            inside = data is not self._in_file
+            (self._report_inside if inside else self._report)(Damage(error.offset, str(error)))
+        self.head.tracepoint_names = found | self.head.tracepoint_names
 
     def _quiet_blocks(self) -> Iterator[RecordBlock]:
         """For a first look: what is damaged will be met again."""
@@ -332,6 +345,8 @@ class Reader:
         for _, name, ids in described:
             for number in ids:
                 names.setdefault(number, name)
+        pmus = self.features.get("pmu_mappings")
+        tracing = self.head.feature_bodies.get(Feature.TRACING_DATA)
         events: list[Event] = []
         damage: DamagedInput | None = None
         for index, entry in enumerate(entries):
@@ -347,9 +362,14 @@ class Reader:
             if not name and len(described) == len(entries):
                 name = described[index][1]
             if not name and attr.type == PerfType.TRACEPOINT:
+                if tracing is not None and not self.pipe:
+                    size = self.head.feature_bytes[Feature.TRACING_DATA]
+                    self._name_tracepoints(self._in_file, tracing[0], tracing[0] + size)
+                    tracing = None
                 name = self.head.tracepoint_names.get(attr.config, "")
             events.append(Event(
-                len(events), name or event_name(attr), attr, entry.ids, entry.data, entry.offset
+                len(events), name or event_name(attr, pmus), attr, entry.ids, entry.data,
+                entry.offset,
             ))  # fmt: skip
         if damage is not None and not (events and all(map(_samples_have_ids, events))):
             raise damage  # nothing would tell its samples from those of the others
@@ -364,6 +384,10 @@ def _is_attr(data: bytes) -> bool:
     """Whether decoding them will not fail; where it does is told when the events are made."""
     size = int.from_bytes(data[4:8], "little") or attr_codec.ATTR_SIZE_VER0
     return attr_codec.ATTR_SIZE_VER0 <= size <= len(data)
+
+
+def _is_tracepoint(data: bytes) -> bool:
+    return int.from_bytes(data[:4], "little") == PerfType.TRACEPOINT
 
 
 def _dialect(asked: Dialect | str | None) -> Dialect | None:

@@ -276,7 +276,7 @@ class Timeline:
             table = self.binaries.symbols(index)
             self._name_symbols(index, table, rows, offset, symbol, symbol_offset)
         return Resolution(
-            self._comms_of(time_ns, pid, tid), symbol, symbol_offset, dso.astype(np.int32), offset,
+            self._comms_of(time_ns, tid), symbol, symbol_offset, dso.astype(np.int32), offset,
         )
 
     def _times(self, time_ns: U64) -> U64:
@@ -355,13 +355,15 @@ class Timeline:
         self.symbol_dso.append(dso)
         return len(self.symbols) - 1
 
-    def _comms_of(self, time_ns: U64, pid: I32, tid: I32) -> I32:
+    def _comms_of(self, time_ns: U64, tid: I32) -> I32:
         comm = np.full(len(tid), UNKNOWN, np.int32)
         for thread, rows in _groups(tid, np.ones(len(tid), np.bool_)):
             names = self._history.comms(thread, time_ns[rows])
             if names is not None:
                 comm[rows] = names
-        idle = (comm == UNKNOWN) & (np.asarray(pid) == 0) & (np.asarray(tid) == 0)
+        # Thread 0 is each CPU's idle task. Its pid may be another's when the two are read while
+        # they change (seen from Linux 3.8 on 32-bit Arm).
+        idle = (comm == UNKNOWN) & (np.asarray(tid) == 0)
         if idle.any():
             comm[idle] = self._comm(_IDLE_COMM)
         return comm

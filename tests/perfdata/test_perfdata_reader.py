@@ -81,7 +81,7 @@ def test_events_ids_and_names() -> None:
     cycles, raw = w.attr(kind=0, config=0), w.attr(kind=4, config=0x1C2)
     file = PerfFile(attrs=[(cycles, (5, 6)), (raw, (9,))])
     assert [(e.index, e.name, e.ids) for e in reader(file.build()).events] == [
-        (0, "cycles", (5, 6)), (1, "r1c2", (9,)),
+        (0, "cycles", (5, 6)), (1, "raw 0x1c2", (9,)),
     ]  # fmt: skip
     described = b"".join([
         struct.pack("<II", 2, 104), raw, struct.pack("<I", 1), w.string("second"),
