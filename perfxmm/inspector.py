@@ -23,6 +23,7 @@ from perfxmm.kernel.constants import REGS_ABI_SIMD, RecordType, SampleType
 from perfxmm.kernel.layout import KNOWN_SAMPLE_TYPES, X86_ARCHES
 from perfxmm.perfdata import featuretext
 from perfxmm.perfdata.blocks import Damage, RecordBlock
+from perfxmm.perfdata.directory import part_files
 from perfxmm.perfdata.events import Event
 from perfxmm.perfdata.format import Feature
 from perfxmm.perfdata.metadata import FEATURE_BIT
@@ -47,6 +48,7 @@ class Inspector:
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         self._reader = reader = Reader(source)
+        self._parts = len(part_files(source))
         self._x86 = reader.arch in X86_ARCHES
         attrs, ids = [e.attr for e in reader.events], [e.ids for e in reader.events]
         self._damage: list[Damage] = []  # by offset in the data section as it is read
@@ -327,6 +329,11 @@ class Inspector:
             notes.append(
                 f"only the first {checked:,} of {total:,} samples were decoded; of the others "
                 "headers, ids and sizes were checked"
+            )
+        if self._parts:
+            notes.append(
+                f"a directory of perf record --threads: records of {self._parts + 1} files, read "
+                "as one; rounds are left out, and no record has one place"
             )
         notes += [f"more {what} than are listed" for what in sorted(self._tally.cut)]
         return notes

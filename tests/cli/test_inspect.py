@@ -247,6 +247,25 @@ def test_damage_inside_compressed_records_is_told_by_their_place(tmp_path: Path)
     assert damage["offset"] == struct.unpack_from("<Q", path.read_bytes(), 40)[0] + 32
 
 
+def test_a_directory_of_recordings(tmp_path: Path) -> None:
+    """perf record --threads: the parts' records are counted, and it is said whose they are."""
+    folder = tmp_path / "perf.data"
+    folder.mkdir()
+    put(folder, pw.PerfFile(records=[comm(1, 1, b"a"), sample(9, 1)],
+                            features={24: struct.pack("<Q", 1)}).build(), "data")  # fmt: skip
+    put(folder, sample(2, 1) + sample(4, 2), "data.0")
+    put(folder, sample(3, 1), "data.1")
+    found = inspect_json(folder)
+    assert found["records"] == {"COMM": 1, "SAMPLE": 4}
+    assert found["notes"] == [
+        "a directory of perf record --threads: records of 3 files, read as one; rounds are left "
+        "out, and no record has one place"
+    ]
+    lines = inprocess.run("inspect", "--records", folder).out.splitlines()
+    assert sorted(line.split()[:3] for line in lines) == [
+        ["?", "[0x20]:", "PERF_RECORD_SAMPLE"]] * 4 + [["?", "[0x28]:", "PERF_RECORD_COMM"]]
+
+
 DAMAGES: Mapping[str, tuple[list[bytes], int]] = {
     "zero size": ([sample(1, 1), pw.record(pw.COMM, b"\0" * 8, size=0)], 32),
     "cut": ([sample(1, 1), sample(2, 1)[:20]], 32),
