@@ -88,8 +88,10 @@ class Reader:
         if head.pipe or not head.entries:
             names = self._collect(head)
         head.compressed |= bool(self.packed)
+        # What perfxmm wrote itself has no compressed records, so need not be looked through.
+        doubtful = not head.finished and head.gap_metadata is None
         if not self.packed and (
-            head.compressed or (not head.finished and is_compressed(self._quiet_blocks()))
+            head.compressed or (doubtful and is_compressed(self._quiet_blocks()))
         ):
             self._expand()
         self._decode_features(head)
