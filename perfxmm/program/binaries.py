@@ -83,6 +83,10 @@ class Binaries:
         """A build id that the recording gives for a path as a whole (its build-id table)."""
         self._build_ids[path] = build_id
 
+    def has_build_id(self, path: str) -> bool:
+        """Whether the recording's build-id table has this path."""
+        return path in self._build_ids
+
     def note_inode(self, index: int, inode: int) -> None:
         """The inode of the file that was mapped, where nothing else tells it from others."""
         self._inodes[index] = inode

@@ -87,6 +87,7 @@ class Timeline:
         self._map_columns: tuple[U64, U64, I64] | None = None
         self._mappings_allowed = _LEAST_MAPPINGS
         self._kernel_reference: tuple[str, int] | None = None
+        self._kernel_mapped = False
         self._kernel_symbols: dict[int, SymbolTable] = {}
         self._jit = JitCode(self.binaries.places)
         self._jit_index: dict[tuple[int, int, str], int] = {}
@@ -193,11 +194,13 @@ class Timeline:
 
     def _kernel_dso(self, path: str, pgoff: int, build_id: bytes | None) -> int:
         if path.startswith(KERNEL_PATH):
+            self._kernel_mapped = True
             if len(path) > len(KERNEL_PATH):
                 # perf appends a symbol's name and puts its address into pgoff.
                 self._kernel_reference = (path[len(KERNEL_PATH) :], pgoff)
             return self.binaries.intern(KERNEL_PATH, build_id)
-        name = modules.name_of(path)
+        # As perf 6.1 prints it: by path where the recording's table of build ids has the path.
+        name = "" if self.binaries.has_build_id(path) else modules.name_of(path)
         return self.binaries.intern(name or path, build_id, file=path if name else "")
 
     def _mapping(self, start: int, pgoff: int, dso: int) -> int:
@@ -261,8 +264,9 @@ class Timeline:
         if len(rows):
             self._locate(KERNEL_PID, rows, time_ns, ip, dso, offset)
             image = self.binaries.intern(KERNEL_PATH, None)
-            high = kernel & (dso == UNKNOWN) & (ip >= np.uint64(_KERNEL_HALF))
-            dso[high] = image
+            if not self._kernel_mapped:
+                # A recorder that may not see where the kernel lies does not say it.
+                dso[kernel & (dso == UNKNOWN) & (ip >= np.uint64(_KERNEL_HALF))] = image
             for index, part in _groups(dso, kernel & (dso != UNKNOWN)):
                 own = self._kernel_symbols.get(index)
                 if own is None:
