@@ -29,6 +29,14 @@ _PIECE_BYTES = 4 << 20
 # So much is collected before it is searched for records, and written.
 _SETTLE_BYTES = 4 << 20
 _THREAD_BYTES = 1 << 20
+# Bounds on what comes out, against recordings made to fill a disk: zstd alone would make 30,000
+# bytes of one. Recordings unpack to 5 to 50 times their size, and samples of nothing but zero
+# registers to 480 times. What is small may have any ratio.
+MOST_RATIO = 1000
+ANY_RATIO_BYTES = 64 << 20
+MOST_UNPACKED_BYTES = 256 << 30
+# What a frame may ask for as memory, as a power of two: zstd's highest level (22) asks for this.
+WINDOW_LOG_MAX = 27
 _CANNOT = "compressed records from here on cannot be unpacked"
 COMPRESSED_TYPES = (RecordType.COMPRESSED, RecordType.COMPRESSED2)
 
@@ -172,6 +180,9 @@ class _Writer:
 class Stream:
     """The zstd stream of a recording. rest: the beginning of a record that is not complete.
 
+    Memory: one piece, and at most 1 << WINDOW_LOG_MAX bytes in zstd. What comes out in all is at
+    most MOST_RATIO times what went in (from ANY_RATIO_BYTES on), MOST_UNPACKED_BYTES, and one piece
+    more. Compressed records among what comes out are not unpacked again.
     order: of the records inside, as `struct` has it.
     """
 
@@ -180,6 +191,7 @@ class Stream:
         self._size = struct.Struct(f"{order}H")
         self._zstd: Any = None
         self._decoder: Any = None
+        self._packed_bytes = self._plain_bytes = 0
         self.rest = b""
         self.broken = False
 
@@ -220,15 +232,29 @@ class Stream:
         self._report(Damage(offset, what))
 
     def _unpack(self, packed: bytes) -> Iterator[bytes]:
+        self._packed_bytes += len(packed)
         while packed or (self._decoder is not None and not self._decoder.needs_input):
             if self._decoder is None:
-                self._decoder = self._zstd.ZstdDecompressor()
+                self._decoder = self._zstd.ZstdDecompressor(
+                    options={self._zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
+                )
             plain = self._decoder.decompress(packed, max_length=_PIECE_BYTES)
             packed = b""
             if self._decoder.eof:
                 packed, self._decoder = self._decoder.unused_data, None
             if plain:
+                self._plain_bytes += len(plain)
+                self._check_size()
                 yield plain
+
+    def _check_size(self) -> None:
+        most = max(ANY_RATIO_BYTES, MOST_RATIO * self._packed_bytes)
+        if self._plain_bytes > most:
+            raise ValueError(
+                f"{self._packed_bytes} bytes unpack to more than {MOST_RATIO} times as many"
+            )
+        if self._plain_bytes > MOST_UNPACKED_BYTES:
+            raise ValueError(f"they unpack to more than {MOST_UNPACKED_BYTES >> 30} GiB")
 
 
 def zstd_module() -> Any:
