@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from perfxmm.program.spaces import ADDRESS_END, NOT_MAPPED, Change, Pieces, SpaceLog
+from perfxmm.program.spaces import ADDRESS_END, NOT_MAPPED, Change, Piece, Pieces, SpaceLog
 
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
@@ -110,9 +110,14 @@ class _Moment:
             process.tids = set()
             rows = list(self.process(ppid).pieces.rows) if copies_maps else []
             self._clear(time_ns, pid, process)
-            for piece in rows:
-                process.pieces.map(time_ns, piece.start, piece.end, piece.mapping)
-                self._log(pid, Change(time_ns, piece.start, piece.end, piece.mapping))
+            # Into an empty space: nothing to cut, and the order is the parent's.
+            process.pieces.rows = [
+                Piece(start, end, mapping, time_ns) for start, end, mapping, _ in rows
+            ]
+            if self.logs is not None and rows:
+                self.logs.spaces.setdefault(pid, SpaceLog()).extend(
+                    Change(time_ns, start, end, mapping) for start, end, mapping, _ in rows
+                )
         process.tids.add(tid)
         self._name(time_ns, tid, self.names.get(ptid, UNKNOWN), True)
 

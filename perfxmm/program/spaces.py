@@ -107,6 +107,10 @@ class SpaceLog:
         self._changes.append(change)
         self._index = None
 
+    def extend(self, changes: Iterable[Change]) -> None:
+        self._changes.extend(changes)
+        self._index = None
+
     def mappings(self) -> set[int]:
         """The mappings that lookups may give."""
         return {change.mapping for change in self._changes}
