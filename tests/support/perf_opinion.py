@@ -153,6 +153,21 @@ def compare(perf: str, data: Path, said: Said) -> None:
     assert ours == theirs, data.name
 
 
+def comparable(theirs: list[str], ours: list[str], perf: str) -> list[str]:
+    """perf's lines with the names that later perfs forget (the quirk "exit"), and without :H."""
+    if perf_version(perf) > (6, 1):
+        named = {_unnamed(line, f":{_tid(line)} "): line for line in ours}
+        theirs = [named.get(line, line) for line in theirs]
+    if perf_version(perf) > (6, 12):
+        theirs = [line.replace(":H: ", ": ") for line in theirs]
+    return theirs
+
+
+def _tid(line: str) -> str:
+    found = re.search(r" -?\d+/(-?\d+) ", line)
+    return found[1] if found else ""
+
+
 def reads_groups(data: Path) -> bool:
     return any(
         event.attr.has(SampleType.READ) and event.attr.read_format & ReadFormat.GROUP
