@@ -23,6 +23,7 @@ from perfxmm.perfdata.blocks import U8
 
 _CHUNK_BYTES = 1 << 20
 _PAGE = mmap.PAGESIZE
+_FAULT_AROUND_BYTES = 64 * 1024  # fault_around_bytes in mm/memory.c, Linux 7.3
 
 
 class Mapped:
@@ -51,7 +52,8 @@ class Mapped:
 
     def release(self, begin: int, end: int) -> None:
         """Takes the pages of [begin, end) out of this process; reading brings them back."""
-        begin = begin // _PAGE * _PAGE
+        # A fault brings in pages on both sides: what was given back before comes back with it.
+        begin = max(0, begin // _PAGE * _PAGE - _FAULT_AROUND_BYTES)
         end = min(-(-end // _PAGE) * _PAGE, self.size)
         if end > begin:
             self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
