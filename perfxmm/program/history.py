@@ -98,7 +98,7 @@ class _Moment:
         self, time_ns: int, pid: int, tid: int, start: int, end: int, mapping: int,
     ) -> None:
         process = self._alive(time_ns, pid, tid)
-        if process.pieces.map(time_ns, start, end, mapping):
+        if process.pieces.map(time_ns, start, end, mapping) and self.logs is not None:
             self._log(pid, Change(time_ns, start, end, mapping))
 
     def fork(

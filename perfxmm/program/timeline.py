@@ -80,6 +80,8 @@ class Timeline:
         self._comm_index: dict[str, int] = {}
         self._symbol_index: dict[tuple[int, int], int] = {}
         self._mapping_index: dict[tuple[int, int, int], int] = {}
+        # What records said, where it means the same mapping for every process.
+        self._said: dict[tuple[object, ...], int] = {}
         # Start address, file offset and DSO of each mapping.
         self._map_start, self._map_pgoff = array("Q"), array("Q")
         self._map_dso = array("q")
@@ -139,18 +141,27 @@ class Timeline:
 
         pid -1: the kernel and its modules. ino: 0 where the record does not say.
         """
+        end = start + length
+        if end > ADDRESS_END:
+            end = ADDRESS_END
+        said = (path, build_id, start, pgoff, prot & _PROT_EXEC, ino)
+        known = self._said.get(said) if pid > 0 else None
+        if known is not None:
+            self._history.mmap(time_ns, pid, tid, start, end, known)
+            return
+        jit_pid, dump = 0, False
         if pid == KERNEL_PID:
             dso = self._kernel_dso(path, pgoff, build_id)
         else:
             if path == VDSO_PATH and start < _COMPAT_END:
                 path = VDSO32_PATH
-            jit_pid = 0
             if prot & _PROT_EXEC and pid > 0:
                 if _NO_FILE.match(path):
                     path, jit_pid = f"/tmp/perf-{pid}.map", pid
                 elif path.startswith(_MEMORY_FILE):
                     jit_pid = pid
-            if is_dump(path):
+            dump = is_dump(path)
+            if dump:
                 # How a program that makes code marks where it writes down what it made.
                 self._jit.note_dump(pid, path)
             if jit_pid:
@@ -159,10 +170,12 @@ class Timeline:
             dso = self.binaries.intern(path, build_id, jit_pid=jit_pid)
             if ino and build_id is None:
                 self.binaries.note_inode(dso, ino)
-        end = start + length
-        if end > ADDRESS_END:
-            end = ADDRESS_END
-        self._history.mmap(time_ns, pid, tid, start, end, self._mapping(start, pgoff, dso))
+        mapping = self._mapping(start, pgoff, dso)
+        if pid > 0 and not jit_pid and not dump:
+            if len(self._said) >= _LEAST_MAPPINGS:
+                self._said.clear()
+            self._said[said] = mapping
+        self._history.mmap(time_ns, pid, tid, start, end, mapping)
 
     def ksymbol(
         self, time_ns: int, start: int, length: int, name: str, registered: bool,
@@ -224,6 +237,7 @@ class Timeline:
         return found
 
     def _free_mappings(self) -> None:
+        self._said.clear()
         used = self._history.mappings()
         for key in [key for key, number in self._mapping_index.items() if number not in used]:
             self._map_free.append(self._mapping_index.pop(key))

@@ -55,3 +55,16 @@ def test_archive_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(b"a file in the way")
     with pytest.raises(OutputError, match="the archive cannot be written"):
         archive.keep([(str(tmp_path / "app"), BUILD_ID)], tmp_path / "archive")
+
+
+def test_a_map_of_code_made_at_run_time_is_kept(tmp_path: Path) -> None:
+    home = tmp_path / "perf.data.archive"
+    perf_map = Path(f"/tmp/perf-{2**22 + 77}.map")
+    assert archive.keep([(str(perf_map), b"")], home) == (0, [str(perf_map)])
+    perf_map.write_text("1000 40 made\n")
+    try:
+        assert archive.keep([(str(perf_map), b"")], home) == (1, [])
+    finally:
+        perf_map.unlink()
+    assert (home / perf_map.name).read_text() == "1000 40 made\n"
+    assert (home / perf_map.name).stat().st_mode & 0o777 == 0o600
