@@ -40,6 +40,7 @@ _MAX_RECORD_BYTES = 1 << 16
 _LEARN_RECORDS = 2048
 # Their payload lies behind header.size: tools/perf/util/session.c, Linux 7.3.
 _WITH_PAYLOAD = (np.uint64(RecordType.HEADER_TRACING_DATA), np.uint64(RecordType.AUXTRACE))
+_PAYLOAD_TYPES = (int(_WITH_PAYLOAD[0]), int(_WITH_PAYLOAD[1]))
 _TYPE = np.uint64(0xFFFFFFFF)
 
 U8 = npt.NDArray[np.uint8]
@@ -203,6 +204,7 @@ class _Scanner:
         self._end = end
         self._report = report
         self._walk = _WALK_LEAST
+        self._most = _AHEAD_RECORDS
         self._short = 0
         self._kinds: Kinds | None = None
         # Lanes are not tried before here: they got nowhere.
@@ -242,6 +244,8 @@ class _Scanner:
         size = self._size(position)
         headers = lanes = None
         damage: Damage | None = None
+        most = min(most, self._most)
+        self._most = min(self._most * _RUN_GROWTH, _AHEAD_RECORDS)
         if size >= HEADER_BYTES:
             headers = self._run(position, size, min(most, room // size + 1))
         if headers is None:
@@ -259,11 +263,12 @@ class _Scanner:
         self._learn(headers)
         strange = self._strange(headers)
         if len(strange):
-            count = int(strange[0]) + 1
-            after, damage = self._behind_payload(int(offsets[count - 1]))
-            if damage:
-                count -= 1
-            offsets, headers = offsets[:count], headers[:count]
+            count = int(strange[0])
+            found, after, damage = self._with_payload(int(offsets[count]))
+            offsets = np.concatenate([offsets[:count], np.array(found, np.int64)])
+            headers = gather_u64(self._data, offsets)
+            # What was found behind the first of them was for nothing.
+            self._walk = self._most = _WALK_LEAST
         if damage:
             self._report(damage)
             self.stopped = True
@@ -351,6 +356,9 @@ class _Scanner:
             if size < HEADER_BYTES or size & 1:
                 break
         offsets = np.array(found, dtype=np.int64) * 2 + odd
+        if size & 1 and size > HEADER_BYTES:
+            more, size = self._odd_steps(int(offsets[-1]) + size, size, most - len(found))
+            offsets = np.concatenate([offsets, np.array(more, np.int64)])
         begun = int(offsets[-1])
         after = begun + size
         if size < HEADER_BYTES:
@@ -362,6 +370,32 @@ class _Scanner:
         if damage:
             return offsets[:-1], begun, damage
         return offsets, after, None
+
+    def _odd_steps(self, at: int, size: int, most: int) -> tuple[list[int], int]:
+        """As `_steps`, byte by byte, behind a record of an odd `size`; with the last one's size."""
+        found: list[int] = []
+        raw, last = self._data.data, self._end - HEADER_BYTES
+        while at <= last and len(found) < most:
+            size = raw[at + 6] | raw[at + 7] << 8
+            found.append(at)
+            at += size
+            if size < HEADER_BYTES:
+                break
+        return found, size
+
+    def _with_payload(self, position: int) -> tuple[list[int], int, Damage | None]:
+        """Records with payload from here on, one behind the other, as `_steps`."""
+        found: list[int] = []
+        end = self._end - HEADER_BYTES
+        while position <= end and len(found) < _WALK_MOST:
+            if int.from_bytes(self._data[position : position + 4], "little") not in _PAYLOAD_TYPES:
+                break
+            after, damage = self._behind_payload(position)
+            if damage:
+                return found, position, damage
+            found.append(position)
+            position = after
+        return found, position, None
 
     def _behind_payload(self, position: int) -> tuple[int, Damage | None]:
         size = self._size(position)
