@@ -8,11 +8,14 @@ tools/perf/util/symbol-elf.c). Rust's legacy names are decoded here, its v0 name
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 
 from perfxmm.program import rustv0
+from perfxmm.program.lines_process import Child, ToolFailed
 
 _RUST_HASH = re.compile(r"17h[0-9a-f]{16}E(?=$|[.@])")
 _RUST_ESCAPE = re.compile(r"\$(u[0-9a-f]+|SP|BP|RF|LT|GT|LP|RP|C)\$")
@@ -34,6 +37,26 @@ _PARENTHESIS = re.compile(r"[()]")
 _PAIRS = {")": "(", ">": "<", "}": "{", "]": "["}
 
 _CACHED_NAMES = 65536
+# Longer names stay as they are, whether that is how they were written or what comes out.
+_MOST_MANGLED = 1 << 16
+_MOST_READABLE = 1 << 18
+# Names that may become longer than this are asked for in a child, and how that is kept in bounds.
+_MOST_DIRECT = 1 << 24
+_REFERENCE = re.compile(r"[ST][0-9A-Z]*_")
+_CHILD_TIMEOUT_S = 3.0
+_MOST_FAILURES = 3
+_failures: dict[int, int] = {}
+_CHILD = """
+import sys, cxxfilt
+for line in sys.stdin.buffer:
+    name = line[:-1].decode("utf-8", "surrogateescape")
+    try:
+        found = cxxfilt.demangle(name)
+    except Exception:
+        found = name
+    sys.stdout.buffer.write(found.encode("utf-8", "surrogateescape") + b"\\n")
+    sys.stdout.buffer.flush()
+"""
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +71,43 @@ def _runtime() -> Callable[[str], str] | None:
         return None
     found: Callable[[str], str] = cxxfilt.demangle
     return found
+
+
+def _may_explode(mangled: str) -> bool:
+    """Whether back references could make more of the name than is good.
+
+    Each can double what it refers to: a name of 200 letters may stand for gigabytes. So many
+    references make at most 3 ** (references / 3) of a part (three to each level is the worst).
+    """
+    return len(mangled) * 3 ** (len(_REFERENCE.findall(mangled)) / 3) > _MOST_DIRECT
+
+
+def _careful(mangled: str) -> str:
+    """The runtime's answer out of a process of its own, which may take its time only so long.
+
+    Raises ToolFailed where there is none.
+    """
+    if "\n" in mangled or _given_up(os.getpid()) >= _MOST_FAILURES:
+        raise ToolFailed("not asked")
+    try:
+        answer = _child(os.getpid()).exchange(
+            mangled.encode("utf-8", "surrogateescape") + b"\n", lambda got: got.endswith(b"\n")
+        )
+    except ToolFailed:
+        _failures[os.getpid()] = _given_up(os.getpid()) + 1
+        _child.cache_clear()
+        raise
+    return answer[:-1].decode("utf-8", "surrogateescape")
+
+
+def _given_up(process: int) -> int:
+    return _failures.get(process, 0)
+
+
+@lru_cache(maxsize=1)
+def _child(process: int) -> Child:
+    """The one child of this process; after a fork each has its own."""
+    return Child([sys.executable, "-I", "-c", _CHILD], timeout_s=_CHILD_TIMEOUT_S)
 
 
 @lru_cache(maxsize=_CACHED_NAMES)
@@ -65,8 +125,10 @@ def demangle(name: str) -> str:
         if path is not None:
             return path
     runtime = _runtime()
-    if runtime is None:
+    if runtime is None or len(name) > _MOST_MANGLED:
         return name
+    if _may_explode(name):
+        runtime = _careful
     # Symbol versions are not part of the mangled name, nor is what mold appends for its stubs.
     mangled = name.split("@", 1)[0].removesuffix("$plt")
     try:
@@ -75,7 +137,7 @@ def demangle(name: str) -> str:
             whole = runtime(mangled.split(".", 1)[0])
     except Exception:
         return name
-    if whole == mangled:
+    if whole == mangled or len(whole) > _MOST_READABLE:
         return name
     return bare(whole, special=mangled.startswith(("_ZT", "_ZG")))
 
@@ -148,7 +210,7 @@ def _rust_path(components: str) -> str | None:
     """`4core3fmt` to `core::fmt`; None where the lengths do not add up."""
     parts = []
     while components:
-        digits = re.match(r"\d+", components)
+        digits = re.match(r"[0-9]{1,9}", components)
         if digits is None:
             return None
         length = int(digits[0])

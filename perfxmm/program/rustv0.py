@@ -19,7 +19,7 @@ _SIGNED, _UNSIGNED = "aslxni", "htmyoj"
 _SPECIAL = {"C": "closure", "S": "shim"}
 # Back references can make a short name explode.
 _MOST_STEPS = 4000
-_MOST_DEPTH = 200
+_MOST_DEPTH = 100
 
 
 class _Invalid(Exception):
@@ -37,7 +37,7 @@ def demangle(name: str) -> str | None:
         if parser.position < len(body):
             parser.path(in_value=False)  # the crate that the generic was made for
         return text if parser.position == len(body) else None
-    except (_Invalid, UnicodeError):
+    except (_Invalid, UnicodeError, RecursionError):
         return None
 
 
