@@ -99,6 +99,8 @@ class Decoder:
 
         columns: of ALL_COLUMNS, EXTRA_COLUMNS and RAGGED_COLUMNS; None means ALL_COLUMNS.
         Columns that cost next to nothing are always there. Never raises for bad records.
+        Memory: the columns asked for, of at most 32 vectors of 8 qwords and 64 general registers
+        a sample and set, and ragged ones no longer than the records; never by what a count says.
         """
         return _BatchBuilder(self, block, ALL_COLUMNS if columns is None else columns).build()
 

@@ -1,12 +1,12 @@
 """Fuzzes the decoders of XSAVE images and of samples, without a file around them.
 
-    python scripts/fuzz/decode.py CORPUS SEEDS -runs=2000000 -max_len=4096 -timeout=10 \\
+    python scripts/fuzz/decode.py CORPUS -runs=2000000 -max_len=4096 -timeout=10 \\
         -rss_limit_mb=2048
 
 Needs atheris. The input is read as a structure (tests/support/fuzz_decoding.py says which): its
 first byte says whether images or samples follow; then come the layout of the images, or the fields
-of one or two attrs and the sizes of records; the rest are the words. SEEDS are made by
-scripts/fuzz/seeds.py --decode.
+of one or two attrs and the sizes of records; the rest are the words. It needs no seeds: every input
+means something. tests/fuzz/corpus has some.
 """
 
 from __future__ import annotations
