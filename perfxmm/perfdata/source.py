@@ -23,7 +23,9 @@ from perfxmm.perfdata.blocks import U8
 
 _CHUNK_BYTES = 1 << 20
 _PAGE = mmap.PAGESIZE
-_FAULT_AROUND_BYTES = 64 * 1024  # fault_around_bytes in mm/memory.c, Linux 7.3
+# A fault maps neighbouring pages too, no further than one page table reaches (do_fault_around and
+# large folios, mm/memory.c, Linux 7.3): 2 MiB on x86-64.
+_FAULT_AROUND_BYTES = 2 << 20
 
 
 class Mapped:
@@ -52,7 +54,7 @@ class Mapped:
 
     def release(self, begin: int, end: int) -> None:
         """Takes the pages of [begin, end) out of this process; reading brings them back."""
-        # A fault brings in pages on both sides: what was given back before comes back with it.
+        # What was given back before may have come back with a fault behind it.
         begin = max(0, begin // _PAGE * _PAGE - _FAULT_AROUND_BYTES)
         end = min(-(-end // _PAGE) * _PAGE, self.size)
         if end > begin:
