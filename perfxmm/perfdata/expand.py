@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -28,7 +27,6 @@ from perfxmm.perfdata.source import Mapped, map_file, spool_error
 _PIECE_BYTES = 4 << 20
 # So much is collected before it is searched for records, and written.
 _SETTLE_BYTES = 4 << 20
-_THREAD_BYTES = 1 << 20
 # Bounds on what comes out, against recordings made to fill a disk: zstd alone would make 30,000
 # bytes of one. Recordings unpack to 5 to 50 times their size, and samples of nothing but zero
 # registers to 480 times. What is small may have any ratio.
@@ -64,12 +62,9 @@ def expand(
             for block in blocks:
                 begin = job.block(block, begin)
             job.copy(begin, end)
-            job.writer.wait()
             spool.flush()
         except OSError as error:
             raise spool_error(error) from error
-        finally:
-            job.writer.join()
         if job.unfinished and not stream.broken:
             report(Damage(len(data), f"{job.unfinished} bytes of an unfinished record are left"))
         return map_file(spool.fileno())
@@ -81,7 +76,7 @@ class _Job:
     def __init__(self, data: Mapped, stream: Stream, spool: BinaryIO, origins: Origins) -> None:
         self._data = data
         self._stream = stream
-        self.writer = _Writer(spool)
+        self._spool = spool
         self._origins = origins
         self._ends = RecordEnds()
         self._written = 0
@@ -104,7 +99,9 @@ class _Job:
             copied = begin + int(block.sizes[row])
             ahead = 0 if self._known == self._waiting_bytes else self._waiting_bytes
             self._origins.add(self._written + ahead, begin, copied=False)
-            for plain in self._stream.unpack(int(block.types[row]), block.record(int(row)), begin):
+            start = int(block.offsets[row])
+            record = block.buffer[start : start + int(block.sizes[row])].data  # not copied
+            for plain in self._stream.unpack(int(block.types[row]), record, begin):
                 self._waiting.append(plain)
                 self._waiting_bytes += len(plain)
                 if self._waiting_bytes >= _SETTLE_BYTES:
@@ -137,44 +134,8 @@ class _Job:
         self._waiting_bytes = self._known = len(rest)
 
     def _write(self, plain: bytes | memoryview) -> None:
-        self.writer.write(plain)
+        self._spool.write(plain)
         self._written += len(plain)
-
-
-class _Writer:
-    """Writes large pieces in a thread of their own, one at a time, while others are unpacked."""
-
-    def __init__(self, spool: BinaryIO) -> None:
-        self._spool = spool
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def write(self, piece: bytes | memoryview) -> None:
-        """Behind what was written before. Raises OSError, perhaps of a piece before."""
-        self.wait()
-        if len(piece) < _THREAD_BYTES:
-            self._spool.write(piece)
-            return
-        self._thread = threading.Thread(target=self._write, args=(piece,), daemon=True)
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until all is written. Raises OSError."""
-        self.join()
-        if self._error is not None:
-            raise self._error
-
-    def join(self) -> None:
-        """Until nothing is being written any more."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _write(self, piece: bytes | memoryview) -> None:
-        try:
-            self._spool.write(piece)
-        except OSError as error:
-            self._error = error
 
 
 class Stream:
@@ -207,7 +168,7 @@ class Stream:
             self.rest = whole[end:]
             yield whole[:end]
 
-    def unpack(self, kind: int, record: bytes, offset: int) -> Iterator[bytes]:
+    def unpack(self, kind: int, record: bytes | memoryview, offset: int) -> Iterator[bytes]:
         """What comes out of one more piece of the stream."""
         if self.broken:
             return
@@ -231,7 +192,7 @@ class Stream:
         self.broken = True
         self._report(Damage(offset, what))
 
-    def _unpack(self, packed: bytes) -> Iterator[bytes]:
+    def _unpack(self, packed: bytes | memoryview) -> Iterator[bytes]:
         self._packed_bytes += len(packed)
         while packed or (self._decoder is not None and not self._decoder.needs_input):
             if self._decoder is None:
@@ -265,7 +226,7 @@ def zstd_module() -> Any:
     return zstd
 
 
-def _payload(kind: int, record: bytes) -> bytes:
+def _payload(kind: int, record: bytes | memoryview) -> bytes | memoryview:
     if kind == RecordType.COMPRESSED:
         return record[HEADER_BYTES:]
     (size,) = struct.unpack_from("<Q", record, HEADER_BYTES)

@@ -54,7 +54,6 @@ def test_many_lots_with_plain_records_in_between(
 ) -> None:
     """A plain record comes before the one whose pieces stand on both of its sides."""
     monkeypatch.setattr(expand, "_SETTLE_BYTES", 200_000)
-    monkeypatch.setattr(expand, "_THREAD_BYTES", 100_000)
     plain = samples(8000, varied=varied)
     rng = np.random.default_rng(8)
     packed = packed_records(b"".join(plain), rng)
@@ -97,8 +96,7 @@ def test_the_beginning_of_a_record_is_left_over() -> None:
     ]
 
 
-@pytest.mark.parametrize("thread_bytes", [1, 1 << 30])
-def test_a_full_disk(thread_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.BytesIO):
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -107,7 +105,6 @@ def test_a_full_disk(thread_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None
     data = PerfFile(records=packed, features=COMPRESSED_FEATURE).build()
     path_like = io.BytesIO(data)
     real = expand.tempfile.TemporaryFile
-    monkeypatch.setattr(expand, "_THREAD_BYTES", thread_bytes)
     monkeypatch.setattr(expand, "_SETTLE_BYTES", 100_000)
     made: list[Any] = []
 
