@@ -194,7 +194,7 @@ def test_a_dump_tells_functions_of_one_address_apart_by_time(tmp_path: Path) -> 
         load(100, CODE, "early"), load(200, CODE, "late"), load(100, CODE + 64, "steady"),
     ))
     timeline = mapped(timeline_of(tmp_path, monotonic_clock=True))
-    timeline.mmap(1, PID, PID, 0x1000, 0x1000, 0, f"/work/jit-{PID}.dump", 5)
+    timeline.mmap(1, PID, PID, 0x1000, 0x1000, 0, f"/srv/jit-{PID}.dump", 5)
     samples = (99, CODE), (100, CODE + 1), (199, CODE), (200, CODE + 2), (300, CODE + 65)
     assert [found[:2] for found in names(timeline, *samples)] == [
         (None, 0), ("early", 1), ("early", 0), ("late", 2), ("steady", 1),
@@ -211,7 +211,7 @@ def test_without_common_times_only_what_is_certain_is_named(
         load(300, CODE + 64, "steady"), flags=flags,
     ))
     timeline = mapped(timeline_of(tmp_path, monotonic_clock=monotonic))
-    timeline.mmap(1, PID, PID, 0x1000, 0x1000, 0, f"/work/jit-{PID}.dump", 5)
+    timeline.mmap(1, PID, PID, 0x1000, 0x1000, 0, f"/srv/jit-{PID}.dump", 5)
     samples = (5, CODE), (5, CODE + 40), (5, CODE + 65)
     assert [found[:2] for found in names(timeline, *samples)] == [
         (None, 0), ("early", 40), ("steady", 1)]
