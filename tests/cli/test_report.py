@@ -105,8 +105,9 @@ def test_an_unknown_key_is_a_usage_error(recording: Path) -> None:
     done = run("report", "-i", recording, "--sort", "colour")
     assert done.code == 2
     assert done.err.splitlines() == [
-        "perfxmm: no such sort key: colour", "  There are symbol, dso, comm, pid, tid, ip, srcline.",
-    ]  # fmt: skip
+        "perfxmm: no such sort key: colour",
+        "  There are symbol, dso, comm, pid, tid, ip, srcline.",
+    ]
 
 
 def test_a_narrow_terminal(recording: Path) -> None:
