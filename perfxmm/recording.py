@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from perfxmm.analysis.instructions import Instructions
     from perfxmm.analysis.sourcelines import SourceLines
+    from perfxmm.coherence.witness import Witness
 
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
@@ -69,6 +70,7 @@ class Recording:
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
         symfs: str | os.PathLike[str] | None = None, places: Places | None = None,
+        code_checks: bool = True,
     ) -> None:
         self._reader = Reader(source, dialect)
         self.path = self._reader.file
@@ -88,6 +90,8 @@ class Recording:
         self._sideband_timed = all(event.attr.flag(AttrFlag.SAMPLE_ID_ALL) for event in self.events)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
+        self._code_checks = code_checks
+        self._witness: Witness | None = None
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
@@ -180,6 +184,15 @@ class Recording:
         return self._instructions
 
     @property
+    def witness(self) -> Witness:
+        """What the code around the samples' IPs proves of their registers."""
+        if self._witness is None:
+            from perfxmm.coherence.witness import Witness
+
+            self._witness = Witness(self._timeline)
+        return self._witness
+
+    @property
     def source_lines(self) -> SourceLines:
         """Source lines of a batch's IPs, and which functions were inlined there."""
         if self._source_lines is None:
@@ -246,6 +259,8 @@ class Recording:
                     del batch.extra[COOKIES]
             coherence.judge(batch, self._context())
             self._resolve(batch)
+            if self._code_checks:
+                self._ask_code(batch)
             account.read += len(batch)
             passed = filters.mask(batch, self.names)
             if not passed.all():
@@ -384,6 +399,18 @@ class Recording:
         batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
         batch.extra[CODE_OFFSET] = found.offset
 
+    def _ask_code(self, batch: SnapshotBatch) -> None:
+        """Lets the code around the IPs speak for or against what was judged."""
+        ip = attributed_ip(batch)
+        if batch.dso is None or not any(r.verdict.any() for r in batch.sets.values()):
+            return
+        from perfxmm.coherence.witness import apply
+
+        if apply(
+            batch, self._context(), self.witness, ip, batch.dso, batch.extra[CODE_OFFSET]
+        ):
+            self._resolve(batch)
+
     def _shown(
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
     ) -> tuple[Bool, dict[str, Bool]]:
@@ -408,15 +435,16 @@ class Recording:
 
 def open(
     path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
-    symfs: str | os.PathLike[str] | None = None,
+    symfs: str | os.PathLike[str] | None = None, code_checks: bool = True,
 ) -> Recording:
     """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
 
     dialect: "L", "M", "O1" or "R2" overrides what the events' attributes look like.
     symfs: directory that holds the binaries of the machine that was recorded, under their paths.
+    code_checks: False leaves out what the code around each IP says for or against its registers.
     Raises DamagedInput for what is no recording, UsageError where there is none.
     """
-    return Recording(path, dialect=dialect, symfs=symfs)
+    return Recording(path, dialect=dialect, symfs=symfs, code_checks=code_checks)
 
 
 def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:

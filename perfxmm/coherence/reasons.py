@@ -169,6 +169,21 @@ _TABLE: tuple[tuple[str, str], ...] = (
         "The event happened in the kernel on the thread's behalf: the registers are those of "
         "kernel entry, whose AX may already be changed.",
     ),
+    (
+        "code-proved",
+        "The instructions that ran just before the IP leave known values in some registers, and "
+        "those registers hold them.",
+    ),
+    (
+        "code-skid",
+        "The registers are not what the code before the IP leaves in them, but what code a few "
+        "instructions on does: they were taken later than the IP.",
+    ),
+    (
+        "code-contradicted",
+        "The registers are not what the code before the IP leaves in them, and no place a few "
+        "instructions on explains them.",
+    ),
 )
 
 REASONS: dict[str, Reason] = {
