@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import iced_x86 as iced
 
@@ -115,7 +116,7 @@ class Values:
 def _places() -> dict[int, tuple[str, int, int]]:
     """iced-x86's registers -> (kind, number, bytes); AH and its like have the bytes -1."""
     places: dict[int, tuple[str, int, int]] = {}
-    named: dict[str, iced.Register_] = {
+    named: dict[str, Any] = {
         name: register for name, register in vars(iced.Register).items()
         if isinstance(register, int) and name not in ("NONE", "DONTUSE0")
     }  # fmt: skip
