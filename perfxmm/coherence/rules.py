@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
 from perfxmm.coherence.rule import ANY_SOURCE, PMU, SIGTRAP, VECTORS, Rule
+from perfxmm.coherence.rules_code import CODE_RULES
 from perfxmm.coherence.rules_pmu import (
     ABOVE_ABI32_GPRS,
     ABOVE_ABI32_VECTORS,
@@ -215,4 +216,7 @@ PRESENCE_RULES: tuple[Rule, ...] = (
     ),
 )  # fmt: skip
 
+# What the filter walks through.
 RULES: tuple[Rule, ...] = PMU_RULES + SIGTRAP_RULES + COMMON_RULES + PRESENCE_RULES
+# All that can decide a verdict: the code is asked (by `witness`) about what those would believe.
+ALL_RULES: tuple[Rule, ...] = RULES + CODE_RULES

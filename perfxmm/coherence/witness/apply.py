@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from perfxmm.coherence.context import JudgeContext
+from perfxmm.coherence.rules_code import CODE_RULES, CodeEvidence
 from perfxmm.coherence.verdicts import Verdict
-from perfxmm.coherence.witness.rules import CODE_RULES, CodeEvidence
 from perfxmm.coherence.witness.testimony import Witness
 from perfxmm.snapshots.batch import I32, U64, SnapshotBatch
 

@@ -1,16 +1,22 @@
 """What becomes of verdicts where the code speaks: three more rows of the table of rules.
 
-They come after all others, because the code is asked only about what those would believe.
+They come after all others, because the code is asked only about what those would believe; they are
+applied by `witness`, not by `filter`.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from perfxmm.coherence.context import JudgeContext
 from perfxmm.coherence.evidence import Evidence, Mask, uniform
 from perfxmm.coherence.rule import ANY_SOURCE, Rule
 from perfxmm.coherence.verdicts import Verdict
-from perfxmm.coherence.witness.testimony import Testimony
 from perfxmm.snapshots.batch import RegisterSet, SnapshotBatch
+
+if TYPE_CHECKING:
+    # Whoever only reads the table needs no disassembler.
+    from perfxmm.coherence.witness.testimony import Testimony
 
 _REFERENCE = (
     "Intel SDM volume 2, the instructions' own pages; straight-line code from the symbol's start "
