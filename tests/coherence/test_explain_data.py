@@ -24,7 +24,10 @@ def test_reason_bits_are_part_of_the_interface() -> None:
     assert names[:5] == ["user-mode", "ip-match", "ip-differs", "after-instruction", "kernel-mode"]
     assert names[24:27] == ["live-as-user", "twin-mismatch", "ssp-absent"]
     assert names[31:33] == ["init-state", "async-trap"]
-    assert names[43:] == ["legacy-any-event", "redacted", "payload-cut", "in-kernel-event"]
+    assert names[43:47] == ["legacy-any-event", "redacted", "payload-cut", "in-kernel-event"]
+    assert names[47:51] == [
+        "stale-suspected", "egpr-absent", "reduced-initial", "user-copy-unreset",
+    ]  # fmt: skip
 
 
 def test_reasons_by_name() -> None:
