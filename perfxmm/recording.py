@@ -39,6 +39,7 @@ from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, Snapshot
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
+from perfxmm.snapshots.xsaves import plan_snapshots
 
 if TYPE_CHECKING:
     import pyarrow
@@ -76,7 +77,10 @@ class Recording:
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
         arch = self._reader.arch
-        self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
+        snapshots, self._snapshot_notes = plan_snapshots(
+            self.events, self._reader.snapshot_formats, self.metadata
+        )
+        self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch, snapshots=snapshots)
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or _places(self._reader, symfs))
         for path, build_id in _build_ids(self._reader.features):
@@ -92,7 +96,10 @@ class Recording:
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
         self._contexts = tuple(
-            event_context(event.attr, event.name, arch) for event in self.events
+            event_context(
+                event.attr, event.name, arch, snapshots=event.index in self._decoder.snapshots
+            )
+            for event in self.events
         )
         self._asked = _asked_table(self._contexts)
         self.account = Account()
@@ -119,9 +126,8 @@ class Recording:
     @property
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words."""
-        notes = list(self._decoder.notes)
-        asking = SampleType.REGS_INTR | SampleType.REGS_USER
-        if self.events and not any(event.attr.has(asking) for event in self.events):
+        notes = [*self._snapshot_notes, *self._decoder.notes]
+        if self.events and not any(context.classes for context in self._contexts):
             notes.append(
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
@@ -166,8 +172,19 @@ class Recording:
         return NameTables(
             comms=self.comms, symbols=self.symbols, dsos=self.dsos, build_ids=self.build_ids,
             events=[event.name for event in self.events], gpr_names=GPR_NAMES,
-            source=self.metadata.source if self.metadata else "",
+            source=self.source,
         )  # fmt: skip
+
+    @property
+    def source(self) -> str:
+        """Where the snapshots come from: "sigtrap", "pmu", "nmi"; "" where perf itself recorded
+        registers that the kernel sampled, or none."""
+        if self.metadata is not None:
+            return self.metadata.source
+        carriers = [context for context in self._contexts if context.classes]
+        named = {source for context in carriers for source in context.sources.values()}
+        only = len(named) == 1 and all(c.sources.keys() == c.classes.keys() for c in carriers)
+        return named.pop() if only else ""
 
     @property
     def instructions(self) -> Instructions:
@@ -388,7 +405,10 @@ class Recording:
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
     ) -> tuple[Bool, dict[str, Bool]]:
         """Which samples to give, and the classes each was asked for, by set."""
-        asked = {name: self._asked[name][batch.event] for name in batch.sets}
+        asked = {
+            name: self._asked[name][batch.event] & coherence.asked_components(registers)
+            for name, registers in batch.sets.items()
+        }
         only = Policy.of(verdicts) if verdicts else None
         # A sample that was asked for no register has nothing to be withheld: a plain perf
         # recording is shown as it is.
@@ -419,21 +439,28 @@ def open(
     return Recording(path, dialect=dialect, symfs=symfs)
 
 
-def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:
+def event_context(
+    attr: EventAttr, name: str = "", arch: str = "x86_64", *, snapshots: bool = False
+) -> EventContext:
     """What one event asked the kernel for, as the judge wants to know it.
 
     name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
+    snapshots: its samples have images of the `nmi` source, which are the set `intr`; what was
+        asked for, each of them says by itself.
     arch: the machine's name; masks of registers that are not x86's say nothing about classes.
     """
     classes: dict[str, frozenset[str]] = {}
     for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
         if attr.has(bit) and arch in X86_ARCHES:
             classes[set_name] = frozenset(_classes_asked(attr, set_name))
+    if snapshots:
+        classes["intr"] = frozenset(VERDICT_CLASSES)
     return EventContext(
         dialect=attr.dialect.name, precise_ip=attr.precise_ip,
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
         classes=classes, in_kernel=_in_kernel(attr, name),
         high_vectors=frozenset(_sets_with_high_vectors(attr)),
+        sources={"intr": "nmi"} if snapshots else {},
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ UPPER: tuple[str, ...] = ("ymm", "zmm", "opmask")
 # Sources by how their registers come about. "" is a file of perf's own.
 PMU: frozenset[str] = frozenset({"pmu", ""})
 SIGTRAP: frozenset[str] = frozenset({"sigtrap"})
+NMI: frozenset[str] = frozenset({"nmi"})
 ANY_SOURCE: frozenset[str] = frozenset()
 
 

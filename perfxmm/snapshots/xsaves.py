@@ -11,27 +11,32 @@ bits need) is damage and is left out. An image that is whole but contradicts its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from perfxmm.kernel.constants import REGS_ABI_64, REGS_ABI_SIMD
+from perfxmm.kernel.constants import REGS_ABI_64, REGS_ABI_SIMD, PerfType, SampleType
 from perfxmm.kernel.layout import SetPlan, bits_of
 from perfxmm.kernel.registers import EGPR_MASK, GPR_ID, GPR_IP, GPR_SSP, SSP_MASK
 from perfxmm.kernel.traceformat import TraceFormat
+from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.snapshotinfo import (
     IMAGE_FIELD,
     KNOWN_FLAGS,
+    NAME,
     NUMBER_FIELDS,
+    SYSTEM,
+    TRACEPOINT,
     TYPE_FIELD,
     SnapshotFlag,
     SnapshotInfo,
 )
 from perfxmm.snapshots.batch import I32, I64, U8, U64, Bool
 from perfxmm.snapshots.gather import SetColumns
-from perfxmm.snapshots.records import WORD_BYTES, stride_of
+from perfxmm.snapshots.records import WORD_BYTES, SampledEvent, stride_of
 from perfxmm.snapshots.walk import Walk
 from perfxmm.xstate.components import (
     APX,
@@ -62,9 +67,17 @@ _PROBLEMS = {
 }  # fmt: skip
 
 
-def snapshot_layout(info: SnapshotInfo | None) -> Layout | None:
+class NamedEvent(SampledEvent, Protocol):
+    """As SampledEvent, with the name in the recording."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def snapshot_layout(metadata: Metadata | None) -> Layout | None:
     """The recorded component table; None where the recording has none."""
-    if info is None or not info.components:
+    info = SnapshotInfo.from_dict(metadata.snapshots) if metadata is not None else SnapshotInfo()
+    if not info.components:
         return None
     return Layout(
         {
@@ -103,6 +116,40 @@ class SnapshotPlan:
     def head_bytes(self) -> int:
         """As much of the raw data as the fields take up, without the image."""
         return max(self.format.fields[n].end for n in (*NUMBER_FIELDS, IMAGE_FIELD, TYPE_FIELD))
+
+
+def plan_snapshots(
+    events: Sequence[NamedEvent], formats: Mapping[int, TraceFormat], metadata: Metadata | None
+) -> tuple[dict[int, SnapshotPlan], list[str]]:
+    """Event index -> how its images are read, and what there is to say where they cannot be.
+
+    A tracepoint is known by its number in the recording's own tracing data; its name alone does
+    not tell where its fields lie.
+    """
+    plans: dict[int, SnapshotPlan] = {}
+    notes: list[str] = []
+    if metadata is not None and metadata.source == "sigtrap":
+        return plans, notes  # its RAW field is its own
+    layout = snapshot_layout(metadata)
+    for index, event in enumerate(events):
+        attr = event.attr
+        if attr.type != PerfType.TRACEPOINT:
+            continue
+        found = formats.get(attr.config)
+        if found is None or found.name != NAME:
+            if event.name.partition(":")[0] != SYSTEM or not event.name.startswith(TRACEPOINT):
+                continue
+            why = "the recording does not keep its format (tracing data)"
+        elif not attr.has(SampleType.RAW):
+            why = "its samples have no raw data (perf record -R)"
+        else:
+            plan = SnapshotPlan(found, layout)
+            why = plan.why_not
+            if not why:
+                plans[index] = plan
+                continue
+        notes.append(f"event {index}: {TRACEPOINT}, but its register images are not read: {why}")
+    return plans, notes
 
 
 @dataclass(slots=True)
