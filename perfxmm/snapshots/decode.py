@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag, RecordType
-from perfxmm.kernel.dialects import HeaderKind
-from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan, plan_layout
+from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan
 from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.allocation import keep_freed_memory
 from perfxmm.perfdata.blocks import RecordBlock
@@ -34,8 +33,15 @@ from perfxmm.snapshots.records import (
     peek,
     words_of,
 )
+from perfxmm.snapshots.settle import (
+    CONFIRM_SAMPLES,
+    Settlement,
+    first_settlement,
+    other_looks,
+    settle,
+)
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
-from perfxmm.snapshots.walk import Look, Walk, walk_samples
+from perfxmm.snapshots.walk import Walk, walk_samples
 from perfxmm.snapshots.xsaves import (
     SnapshotPlan,
     Snapshots,
@@ -45,8 +51,6 @@ from perfxmm.snapshots.xsaves import (
 )
 
 MOST_PROBLEMS = 1000
-# How many of an event's first samples are asked for their SIMD header's kind.
-CONFIRM_SAMPLES = 64
 NOTHING_KNOWN = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -71,40 +75,52 @@ class Decoder:
     arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
         over by their size; everything else is read.
     problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
+    settled: by event, its dialect and what its first samples say of that (`settle`). It changes
+        when they are met, before they are decoded: read attrs from there.
+    trust_attrs: the caller knows the dialect; samples do not overrule it.
     longer: event -> samples that had words behind their last field. Only counted where there are
         no register sets: with them, such a sample is left out.
     """
 
     def __init__(
         self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64",
-        snapshots: Mapping[int, SnapshotPlan] | None = None,
-    ) -> None:
+        trust_attrs: bool = False, snapshots: Mapping[int, SnapshotPlan] | None = None,
+    ) -> None:  # fmt: skip
         keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
         self.snapshots = dict(snapshots or {}) if arch in X86_ARCHES else {}
         # Components met in images so far: columns never get narrower from batch to batch.
         self.components = 0
-        self.plans = [plan_layout(event.attr) for event in events]
+        self.settled: list[Settlement] = [first_settlement(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
         self.longer: Counter[int] = Counter()
         self._notes: list[str] = []
-        self._confirmed = [not any(s.simd for s in plan.sets.values()) for plan in self.plans]
-        self._looks = [_other_looks(plan) for plan in self.plans]
+        plans = self.plans
+        # Only register sets have dialects.
+        x86 = arch in X86_ARCHES
+        self._asking = [x86 and bool(plan.sets) for plan in plans]
+        self._trust_attrs = trust_attrs
+        self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [
             name for name in ("intr", "user")
-            if any(name in plan.sets for plan in self.plans) or (name == "intr" and self.snapshots)
+            if any(name in plan.sets for plan in plans) or (name == "intr" and self.snapshots)
         ]  # fmt: skip
         if arch not in X86_ARCHES:
             self._notes += sorted({
                 f"{name} registers of {arch} ({set_plan.words} each) are skipped: only x86 is "
                 "decoded"
-                for plan in self.plans for name, set_plan in plan.sets.items()
+                for plan in plans for name, set_plan in plan.sets.items()
             })  # fmt: skip
             self._set_names = []
-        self._lookup = _EventLookup(events, self.plans)
-        self._sideband = SidebandDecoder(events, self.plans)
+        self._lookup = _EventLookup(events, plans)
+        self._sideband = SidebandDecoder(events, plans)
+
+    @property
+    def plans(self) -> list[LayoutPlan]:
+        """The layout of each event's samples, as far as that is settled."""
+        return [said.plan for said in self.settled]
 
     def decode(
         self, block: RecordBlock, *, columns: Collection[str] | None = None
@@ -147,9 +163,7 @@ class Decoder:
 
         `row` of all counts from the samples handed in; damage is in the last walk's.
         """
-        if not self._confirmed[event] and len(start):
-            self._confirm_header(event, words, start, end)
-        plan = self.plans[event]
+        plan = self.settled[event].plan
         walks = [walk_samples(words, start, end, plan)]
         for look in self._looks[event]:
             if not walks[-1].damage:
@@ -165,56 +179,22 @@ class Decoder:
             self.longer[event] += longer
         return walks
 
-    def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
-        """Asks the first samples whether the SIMD header is of the kind that the attr implies.
-
-        An attr does not prove its dialect: the postings R6 have O1's attr and R2's header. The
-        other kind is taken only where no SIMD header fits as the implied one and nearly all
-        samples fit with the other. Samples without a SIMD header say nothing.
-        """
-        plan = self.plans[event]
-        some = slice(0, CONFIRM_SAMPLES)
-        implied = walk_samples(words, start[some], end[some], plan)
-        fitting = _with_simd(implied)
-        if not fitting and not implied.damage:
+    def ask(self, event: int, words: U64, start: I64, end: I64) -> None:
+        """Has the dialect of an event settled by its first samples, if that is still open."""
+        if not self._asking[event] or not len(start):
             return
-        self._confirmed[event] = True
-        if fitting:
+        before = self.settled[event]
+        found = settle(before, words, start, end)
+        if found is before:
             return
-        attr = self.events[event].attr
-        other: HeaderKind = "u16" if attr.dialect.header == "u64" else "u64"
-        plan = plan_layout(attr, header=other)
-        tried = walk_samples(words, start[some], end[some], plan)
-        if _with_simd(tried) and 8 * len(tried) >= 7 * len(start[some]):
-            self.plans[event] = plan
-            self._looks[event] = _other_looks(plan)
-            self._notes.append(
-                f"event {event}: the samples have {other} SIMD headers, though the event's "
-                f"attribute reads as dialect {attr.dialect.name}"
-            )
-
-
-def _other_looks(plan: LayoutPlan) -> tuple[Look, ...]:
-    """In what other ways samples may be meant that do not fit their plan, likeliest first."""
-    looks: list[Look] = []
-    cut = any(set_plan.header == "u16" for set_plan in plan.sets.values())
-    if cut:
-        looks.append(Look.FULL_PAYLOAD)
-    if plan.branch_hw_index:
-        looks.append(Look.BARE_BRANCHES)
-        if cut:
-            looks.append(Look.FULL_PAYLOAD | Look.BARE_BRANCHES)
-        if not plan.sets:
-            looks.append(Look.LONGER)
-    return tuple(looks)
-
-
-def _with_simd(walk: Walk) -> int:
-    """How many sound samples have a SIMD header in one of their sets."""
-    has = np.zeros(len(walk), np.bool_)
-    for abi in walk.abi.values():
-        has |= (abi & np.uint64(4)) != 0
-    return int(np.count_nonzero(has))
+        self._asking[event] = found.confirmed is None
+        if self._trust_attrs and found.confirmed is not True:
+            found = replace(before, evidence=f"given, though {found.evidence}")
+        self.settled[event] = found
+        if found.attr.dialect.name == before.attr.dialect.name:
+            return
+        self._looks[event] = other_looks(found.plan)
+        self._notes.append(f"event {event}: {found.evidence}")
 
 
 class _EventLookup:
@@ -314,7 +294,7 @@ class _BatchBuilder:
         self.decoder.report(event, self.file_offset[rows], why)
 
     def build(self) -> SnapshotBatch:
-        places: list[_Placed] = []
+        chosen: list[tuple[int, I64 | None]] = []
         if self.n:
             event_of = self.decoder._lookup.find(self.words, self.start, self.end)
             stray = self.good & (event_of < 0)
@@ -323,19 +303,23 @@ class _BatchBuilder:
             for event in range(len(self.decoder.events)):
                 mine = self.good & (event_of == event)
                 if mine.any():
-                    places += self._event(
-                        event, None if bool(np.all(mine)) else np.flatnonzero(mine)
-                    )
-        self.sets = {name: self._set(name) for name in self.decoder._set_names}
+                    rows = None if bool(np.all(mine)) else np.flatnonzero(mine)
+                    chosen.append((event, rows))
+                    some = slice(None) if rows is None else rows[:CONFIRM_SAMPLES]
+                    self.decoder.ask(event, self.words, self.start[some], self.end[some])
+        places = [place for event, rows in chosen for place in self._event(event, rows)]
+        # Only now: asking may have changed what an event has, and images say what they have.
+        self._make_sets()
         for place in places:
             self._walk(place)
         return self._finish()
 
-    def _set(self, name: str) -> SetColumns:
-        plans = [p.sets[name] for p in self.decoder.plans if name in p.sets]
-        if name == "intr" and self.decoder.snapshots:
-            plans.append(set_plan(self.decoder.components))
-        return SetColumns(name, self.n, plans, self.columns)
+    def _make_sets(self) -> None:
+        for name in self.decoder._set_names:
+            plans = [p.sets[name] for p in self.decoder.plans if name in p.sets]
+            if name == "intr" and self.decoder.snapshots:
+                plans.append(set_plan(self.decoder.components))
+            self.sets[name] = SetColumns(name, self.n, plans, self.columns)
 
     def _event(self, event: int, rows: I64 | None) -> Iterator[_Placed]:
         """Where one event's samples are, walk by walk."""
@@ -346,8 +330,7 @@ class _BatchBuilder:
         for walk in walks:
             for bad, why in walk.damage:
                 self.leave_out(event, bad if rows is None else rows[bad], why)
-        # After walk(): it may have changed its mind about the plan.
-        plan = self.decoder.plans[event]
+        plan = self.decoder.settled[event].plan
         for walk in walks:
             if "user_stack" in walk.at:
                 beyond = stack_used(self.words, walk) > walk.count["user_stack"].astype(np.uint64)

@@ -1,4 +1,4 @@
-"""Writes samples of xsaves_nmi:snapshot, the tracepoint's format, and recordings of it as perf does.
+"""Writes samples of xsaves_nmi:snapshot, its format, and recordings of it as perf does.
 
 Deliberately its own arithmetic: nothing here reads a format or an image the way the package does.
 Layout of tracing data: tools/perf/util/trace-event-info.c, Linux 6.1; of a format:
