@@ -15,7 +15,13 @@ from perfxmm.coherence import compare
 from perfxmm.coherence.compare import LOW_VECTORS, Mask, differing_rows
 from perfxmm.coherence.context import KNOWN_DIALECTS, EventContext, JudgeContext
 from perfxmm.coherence.staleness import stale_rows
-from perfxmm.snapshots.batch import U64, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.batch import (
+    U64,
+    VERDICT_CLASSES,
+    Bool,
+    RegisterSet,
+    SnapshotBatch,
+)
 from perfxmm.snapshots.vocabulary import (
     EGPR_MASK,
     GPR_ID,
@@ -26,6 +32,7 @@ from perfxmm.snapshots.vocabulary import (
     REGS_ABI_SIMD,
     SSP_MASK,
     CpuMode,
+    SnapshotFlag,
     StopFlag,
 )
 
@@ -81,6 +88,7 @@ class Evidence:
         self.batch = batch
         self.registers = registers
         self.context = context
+        self._of_sources: dict[frozenset[str], Mask] = {}
 
     # What the events asked for
 
@@ -109,7 +117,22 @@ class Evidence:
         return self.events(lambda event: event.in_kernel)
 
     def asked(self, register_class: str) -> Mask:
-        return self.events(lambda event: event.asks(self.registers.name, register_class))
+        by_event = self.events(lambda event: event.asks(self.registers.name, register_class))
+        components, said = XSTATE_COMPONENTS.get(register_class), self.registers.asked_components
+        if by_event is False or components is None or said is None:
+            return by_event
+        return both(by_event, uniform((said & np.uint64(components)) != 0))
+
+    def of_sources(self, sources: frozenset[str]) -> Mask:
+        """The samples whose set comes from one of `sources`; all where there are none named."""
+        if not sources:
+            return True
+        if sources not in self._of_sources:
+            name, usual = self.registers.name, self.context.source
+            self._of_sources[sources] = self.events(
+                lambda event: event.sources.get(name, usual) in sources
+            )
+        return self._of_sources[sources]
 
     # Where the CPU was
 
@@ -127,6 +150,12 @@ class Evidence:
     def stopped(self, flag: StopFlag) -> Mask:
         """The samples whose stop has `flag`."""
         return uniform((self.batch.stop_flags & np.uint32(flag)) != 0)
+
+    def snapshot(self, flag: SnapshotFlag) -> Mask:
+        """The samples whose snapshot has one of the bits in `flag`."""
+        if self.batch.snapshot_flags is None:
+            return False
+        return uniform((self.batch.snapshot_flags & np.uint64(flag)) != 0)
 
     # What was delivered
 
@@ -330,3 +359,14 @@ def in_initial_state(xstate_bv: U64, register_class: str) -> Bool:
     """Bool [n]: no state component of the class is set in `xstate_bv` (uint64 [n])."""
     clear: Bool = (xstate_bv & np.uint64(XSTATE_COMPONENTS[register_class])) == 0
     return clear
+
+
+def asked_components(registers: RegisterSet) -> Bool:
+    """Bool [n, classes]: classes of which a sample's own request (RFBM) has all components that
+    say so; True everywhere where samples do not say what was asked for."""
+    out = np.ones((len(registers.abi), len(VERDICT_CLASSES)), np.bool_)
+    if registers.asked_components is not None:
+        for name, components in XSTATE_COMPONENTS.items():
+            column = VERDICT_CLASSES.index(name)
+            out[:, column] = (registers.asked_components & np.uint64(components)) != 0
+    return out

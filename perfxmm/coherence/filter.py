@@ -14,6 +14,7 @@ from perfxmm.coherence.evidence import (
     LOW_VECTOR_MASK,
     XSTATE_COMPONENTS,
     Evidence,
+    both,
     in_initial_state,
 )
 from perfxmm.coherence.reasons import REASONS
@@ -68,9 +69,12 @@ def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:
     reason = np.zeros(count, np.uint64)
     withheld: list[tuple[Rule, Mask]] = []
     for rule in RULES if count else ():
-        if not rule.applies(evidence.context.source, evidence.registers.name):
+        if evidence.registers.name not in rule.sets:
             continue
-        mask = rule.match(evidence)
+        spoken_of = evidence.of_sources(rule.sources)
+        if spoken_of is False:
+            continue
+        mask = both(spoken_of, rule.match(evidence))
         if mask is False:
             continue
         if rule.class_match is None:
@@ -79,7 +83,7 @@ def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:
                 _write(verdict[column], rule, mask)
         else:
             for name, column in zip(rule.classes, rule.columns, strict=True):
-                class_mask = rule.class_match(evidence, name)
+                class_mask = both(mask, rule.class_match(evidence, name))
                 if class_mask is not False:
                     _note(reason, rule, class_mask)
                     _write(verdict[column], rule, class_mask)

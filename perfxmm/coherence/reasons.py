@@ -171,6 +171,30 @@ _TABLE: tuple[tuple[str, str], ...] = (
         "kernel entry, whose AX may already be changed.",
     ),
     (
+        "fpu-in-memory",
+        "TIF_NEED_FPU_LOAD was set: the task's vector registers were in memory, and the CPU's are "
+        "somebody else's.",
+    ),
+    (
+        "not-in-nmi",
+        "The image was not taken in NMI context, so it is not the interrupted state.",
+    ),
+    (
+        "mode-differs",
+        "The snapshot and the sample do not agree whether user code was interrupted.",
+    ),
+    ("thread-differs", "The snapshot's thread is not the sample's."),
+    (
+        "image-broken",
+        "The XSAVE image contradicts itself or what was asked for: reserved bits, XSTATE_BV, "
+        "XCOMP_BV, MXCSR, or the record's own copies of them.",
+    ),
+    (
+        "component-unplaced",
+        "Where a state component lies in the image cannot be told for certain without the "
+        "recording machine's component table; it is left out.",
+    ),
+    (
         "stale-suspected",
         "The vectors are bit for bit those of another thread in the sample that this CPU took "
         "before, and neither of the thread's own neighbouring samples has them. A suspicion, not "

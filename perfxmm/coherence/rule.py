@@ -17,8 +17,7 @@ UPPER: tuple[str, ...] = ("ymm", "zmm", "opmask")
 # Sources by how their registers come about. "" is a file of perf's own.
 PMU: frozenset[str] = frozenset({"pmu", ""})
 SIGTRAP: frozenset[str] = frozenset({"sigtrap"})
-# Registers as the CPU had them at an interrupt, by whatever read them.
-LIVE: frozenset[str] = PMU | {"nmi"}
+NMI: frozenset[str] = frozenset({"nmi"})
 ANY_SOURCE: frozenset[str] = frozenset()
 
 

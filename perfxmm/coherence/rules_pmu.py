@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from perfxmm.coherence.compare import Mask
 from perfxmm.coherence.evidence import Evidence, both, either, outside
-from perfxmm.coherence.rule import ANY_SOURCE, LIVE, PMU, UPPER, VECTORS, Rule
+from perfxmm.coherence.rule import ANY_SOURCE, PMU, UPPER, VECTORS, Rule
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.vocabulary import (
     ABI32_GPR_MASK,
@@ -334,7 +334,7 @@ PMU_RULES: tuple[Rule, ...] = (
     Rule(
         "stale-suspected", stale_suspected, "stale-suspected",
         "postings V2 to V7: buffers and pointers that were not reset; ABI notes 5.3",
-        Verdict.UNKNOWN, VECTORS, sources=LIVE,
+        Verdict.UNKNOWN, VECTORS,
     ),
     Rule(
         "payload-cut", payload_cut, "payload-cut",

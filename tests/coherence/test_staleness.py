@@ -11,6 +11,7 @@ from support.batches import IP, batch, register_set, vector_values
 from perfxmm.coherence import EventContext, JudgeContext, Verdict, judge, reason_names
 from perfxmm.kernel.constants import CpuMode
 from perfxmm.snapshots.batch import SnapshotBatch
+from perfxmm.snapshots.vocabulary import SnapshotFlag
 
 ASKED = {"intr": frozenset({"gpr", "zmm", "opmask"})}
 TIDS = [1, 2, 1, 2, 1, 2]
@@ -110,6 +111,15 @@ def test_one_difference_is_enough(what: str) -> None:
     else:
         intr.vector_mask[STALE] = 0xFFFF
     assert suspected(made) == []
+
+
+def test_snapshots_of_source_nmi_are_looked_at_too() -> None:
+    made = samples()
+    flags = int(SnapshotFlag.PRESENT | SnapshotFlag.USER | SnapshotFlag.IN_NMI)
+    made.snapshot_flags = np.full(len(made), flags, np.uint64)
+    assert suspected(made, source="nmi") == [STALE]
+    labels = [Verdict(code).label for code in made.sets["intr"].verdict[STALE]]
+    assert labels == ["coherent", *["unknown"] * 4]
 
 
 def test_stops_are_read_from_the_thread_itself() -> None:
