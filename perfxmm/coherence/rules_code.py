@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perfxmm.coherence.compare import Mask
 from perfxmm.coherence.context import JudgeContext
-from perfxmm.coherence.evidence import Evidence, Mask, uniform
+from perfxmm.coherence.evidence import Evidence, uniform
 from perfxmm.coherence.rule import ANY_SOURCE, Rule
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.batch import RegisterSet, SnapshotBatch

@@ -124,9 +124,9 @@ class Binaries:
             return ""
         places = self.places
         if not places.own_root or not places.same_machine or places.recorded_until_ns is None:
-            return "nothing proves that the file is the one that was mapped (no build id)"
+            return "no build id proves that this is the file that was mapped"
         if index not in self._inodes:
-            return "nothing proves that the file is the one that was mapped (no build id, no inode)"
+            return "neither build id nor inode proves that this is the file that was mapped"
         # That the inode is the same and nothing was changed since was checked when it was opened.
         return self.doubts.get(index, "")
 

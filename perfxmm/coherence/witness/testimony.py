@@ -62,15 +62,10 @@ class Testimony:
 
 
 class Witness:
-    """Asks the code of a recording's binaries about its samples.
-
-    silences: DSO index -> why its code is not asked, for those that samples fell into.
-    """
+    """Asks the code of a recording's binaries about its samples."""
 
     def __init__(self, timeline: Timeline) -> None:
-        self._flow = Flow(timeline.binaries)
-        self.code = Code(self._flow)
-        self.silences: dict[int, str] = {}
+        self.code = Code(Flow(timeline.binaries))
         self._start_over()
 
     def _start_over(self) -> None:
@@ -128,16 +123,9 @@ class Witness:
         found = self._entries.get((place, shape))
         if found is None:
             known = self.code.known(_place(place))
-            if known.silence:
-                self._hear(place, known.silence)
             found = self._list.add(known.claims, shape) if known.claims else 0
             self._entries[place, shape] = found
         return found
-
-    def _hear(self, place: int, silence: str) -> None:
-        dso = place >> (_OFFSET_BITS + 1)
-        if dso not in self.silences and self._flow.trusted(dso):
-            self.silences[dso] = silence
 
     def _skid(
         self, registers: RegisterSet, ip: U64, rows: I64, places: I64, shapes: list[Shape],
