@@ -42,6 +42,7 @@ from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
 from perfxmm.snapshots.settle import Settlement
+from perfxmm.snapshots.xsaves import plan_snapshots
 
 if TYPE_CHECKING:
     import pyarrow
@@ -79,8 +80,12 @@ class Recording:
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
         arch = self._reader.arch
+        snapshots, self._snapshot_notes = plan_snapshots(
+            self.events, self._reader.snapshot_formats, self.metadata
+        )
         self._decoder = Decoder(
-            self.events, stop_info=sigtrap, arch=arch, trust_attrs=self._reader.dialect_given
+            self.events, stop_info=sigtrap, arch=arch, trust_attrs=self._reader.dialect_given,
+            snapshots=snapshots,
         )
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or _places(self._reader, symfs))
@@ -124,9 +129,11 @@ class Recording:
     @property
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words."""
-        notes = list(self._decoder.notes)
+        notes = [*self._snapshot_notes, *self._decoder.notes]
         asking = SampleType.REGS_INTR | SampleType.REGS_USER
-        if self.events and not any(event.attr.has(asking) for event in self.events):
+        if self.events and not (
+            self._decoder.snapshots or any(event.attr.has(asking) for event in self.events)
+        ):
             notes.append(
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
@@ -172,8 +179,19 @@ class Recording:
         return NameTables(
             comms=self.comms, symbols=self.symbols, dsos=self.dsos, build_ids=self.build_ids,
             events=[event.name for event in self.events], gpr_names=GPR_NAMES,
-            source=self.metadata.source if self.metadata else "",
+            source=self.source,
         )  # fmt: skip
+
+    @property
+    def source(self) -> str:
+        """Where the snapshots come from: "sigtrap", "pmu", "nmi"; "" where perf itself recorded
+        registers that the kernel sampled, or none."""
+        if self.metadata is not None:
+            return self.metadata.source
+        carriers = [context for context in self._contexts if context.classes]
+        named = {source for context in carriers for source in context.sources.values()}
+        only = len(named) == 1 and all(c.sources.keys() == c.classes.keys() for c in carriers)
+        return named.pop() if only else ""
 
     @property
     def instructions(self) -> Instructions:
@@ -377,6 +395,7 @@ class Recording:
         self._contexts = tuple(
             event_context(
                 said.attr, event.name, self._reader.arch,
+                snapshots=event.index in self._decoder.snapshots,
                 merged_proven=given or dialects.merged_release(release),
             )
             for said, event in zip(self._settled, self.events, strict=True)
@@ -447,7 +466,10 @@ class Recording:
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
     ) -> tuple[Bool, dict[str, Bool]]:
         """Which samples to give, and the classes each was asked for, by set."""
-        asked = {name: self._asked[name][batch.event] for name in batch.sets}
+        asked = {
+            name: self._asked[name][batch.event] & coherence.asked_components(registers)
+            for name, registers in batch.sets.items()
+        }
         only = Policy.of(verdicts) if verdicts else None
         # A sample that was asked for no register has nothing to be withheld: a plain perf
         # recording is shown as it is.
@@ -479,11 +501,14 @@ def open(
 
 
 def event_context(
-    attr: EventAttr, name: str = "", arch: str = "x86_64", *, merged_proven: bool = True
+    attr: EventAttr, name: str = "", arch: str = "x86_64", *, snapshots: bool = False,
+    merged_proven: bool = True,
 ) -> EventContext:
     """What one event asked the kernel for, as the judge wants to know it.
 
     name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
+    snapshots: its samples have images of the `nmi` source, which are the set `intr`; what was
+        asked for, each of them says by itself.
     arch: the machine's name; masks of registers that are not x86's say nothing about classes.
     merged_proven: the kernel's release, or who called, says that an attr in M's layout is M's.
     """
@@ -491,11 +516,14 @@ def event_context(
     for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
         if attr.has(bit) and arch in X86_ARCHES:
             classes[set_name] = frozenset(_classes_asked(attr, set_name))
+    if snapshots:
+        classes["intr"] = frozenset(VERDICT_CLASSES)
     return EventContext(
         dialect=attr.dialect.name, precise_ip=attr.precise_ip,
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
         classes=classes, in_kernel=_in_kernel(attr, name),
         high_vectors=frozenset(_sets_with_high_vectors(attr)),
+        sources={"intr": "nmi"} if snapshots else {},
         merged_proven=merged_proven or attr.dialect.name != "M",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """May this register of this snapshot be believed? Rules, verdicts, reasons."""
 
 from perfxmm.coherence.context import EventContext, JudgeContext
+from perfxmm.coherence.evidence import asked_components
 from perfxmm.coherence.filter import (
     class_counts,
     init_classes,
@@ -25,6 +26,7 @@ __all__ = [
     "Reason",
     "Rule",
     "Verdict",
+    "asked_components",
     "class_counts",
     "init_classes",
     "judge",

@@ -24,7 +24,14 @@ def test_reason_bits_are_part_of_the_interface() -> None:
     assert names[:5] == ["user-mode", "ip-match", "ip-differs", "after-instruction", "kernel-mode"]
     assert names[24:27] == ["live-as-user", "twin-mismatch", "ssp-absent"]
     assert names[31:33] == ["init-state", "async-trap"]
-    assert names[43:] == ["legacy-any-event", "redacted", "payload-cut", "in-kernel-event"]
+    assert names[43:47] == ["legacy-any-event", "redacted", "payload-cut", "in-kernel-event"]
+    assert names[47:53] == [
+        "fpu-in-memory", "not-in-nmi", "mode-differs", "thread-differs", "image-broken",
+        "component-unplaced",
+    ]  # fmt: skip
+    assert names[53:57] == [
+        "stale-suspected", "egpr-absent", "reduced-initial", "user-copy-unreset",
+    ]  # fmt: skip
 
 
 def test_reasons_by_name() -> None:
@@ -58,7 +65,7 @@ def test_explain_reason_and_rule_by_one_name() -> None:
     found = explain("Kernel_Mode")
     assert found.verdict is None
     assert found.reason is REASONS["kernel-mode"]
-    assert [rule.name for rule in found.rules] == ["kernel-mode"]
+    assert [rule.name for rule in found.rules] == ["kernel-mode", "snapshot-of-kernel"]
     assert found.to_dict()["rules"][0]["verdict"] == "foreign"
 
 
