@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.coherence.compare import Mask
 from perfxmm.coherence.context import JudgeContext
 from perfxmm.coherence.evidence import (
     LOW_VECTOR_MASK,
     XSTATE_COMPONENTS,
     Evidence,
-    Mask,
     both,
     in_initial_state,
 )
@@ -140,14 +140,13 @@ def init_classes(registers: RegisterSet) -> U8:
     VERDICT_CLASSES[i]. All 0 where the source cannot tell. Call after `judge`."""
     found = np.zeros(len(registers.abi), np.uint8)
     bv = registers.xstate_bv
-    if bv is None:
-        return found
-    told = (registers.reason & np.uint64(REASONS["init-state"].mask)) != 0
-    delivered = registers.verdict != np.uint8(Verdict.ABSENT)
-    for name in XSTATE_COMPONENTS:
-        column = _COLUMN[name]
-        rows = told & delivered[:, column] & in_initial_state(bv, name)
-        found |= rows.astype(np.uint8) << np.uint8(column)
+    if bv is not None:
+        told = (registers.reason & np.uint64(REASONS["init-state"].mask)) != 0
+        delivered = registers.verdict != np.uint8(Verdict.ABSENT)
+        for name in XSTATE_COMPONENTS:
+            column = _COLUMN[name]
+            rows = told & delivered[:, column] & in_initial_state(bv, name)
+            found |= rows.astype(np.uint8) << np.uint8(column)
     return found
 
 

@@ -83,7 +83,8 @@ _TABLE: tuple[tuple[str, str], ...] = (
     (
         "mixed-sources",
         "A precise event on a kernel that takes XMM from the PEBS record and everything wider "
-        "from the moment of the interrupt: only the low 128 bits belong to the sample.",
+        "from the moment of the interrupt, or, where the recording names no kernel release that "
+        "decides, may do so: only the low 128 bits surely belong to the sample.",
     ),
     (
         "egpr-torn",
@@ -192,6 +193,27 @@ _TABLE: tuple[tuple[str, str], ...] = (
         "component-unplaced",
         "Where a state component lies in the image cannot be told for certain without the "
         "recording machine's component table; it is left out.",
+    ),
+    (
+        "stale-suspected",
+        "The vectors are bit for bit those of another thread in the sample that this CPU took "
+        "before, and neither of the thread's own neighbouring samples has them. A suspicion, not "
+        "proof: two threads may rightly hold the same values.",
+    ),
+    (
+        "egpr-absent",
+        "R16 to R31 all read 0, and nothing else shows that any extended state was read: initial "
+        "state, or not collected. They are withheld.",
+    ),
+    (
+        "reduced-initial",
+        "The header has less than was asked for: this kernel cuts what XSAVES found in its "
+        "initial state. Those parts are zero, not lost.",
+    ),
+    (
+        "user-copy-unreset",
+        "This kernel did not reset what it points the user set to, so registers of an earlier "
+        "sample may be in it, and no equal interrupt set shows that they are not.",
     ),
 )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from perfxmm.coherence.evidence import Evidence, Mask
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence
 from perfxmm.coherence.reasons import REASONS
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.batch import VERDICT_CLASSES

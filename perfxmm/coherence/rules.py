@@ -6,7 +6,8 @@ The filter walks through it, `perfxmm explain` prints it. A class that no row sp
 
 from __future__ import annotations
 
-from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence, both, either, outside
 from perfxmm.coherence.rule import ANY_SOURCE, NMI, PMU, SIGTRAP, VECTORS, Rule
 from perfxmm.coherence.rules_nmi import NMI_RULES
 from perfxmm.coherence.rules_pmu import (

@@ -6,7 +6,8 @@ CPU held; whose it is the record's flags say, and perf's own account of the samp
 
 from __future__ import annotations
 
-from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence, both, either, outside
 from perfxmm.coherence.rule import NMI, VECTORS, Rule
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.vocabulary import (
@@ -33,6 +34,12 @@ def snapshot_of_user(e: Evidence) -> Mask:
 def snapshot_ip_match(e: Evidence) -> Mask:
     """The record's IP equals the sample's."""
     return both(e.snapshot(SnapshotFlag.PRESENT), e.ip_equal)
+
+
+def snapshot_stale(e: Evidence) -> Mask:
+    """The vectors are bit for bit those of another thread in the CPU's snapshot before, and none of
+    the thread's own neighbouring snapshots explains that."""
+    return e.stale
 
 
 def snapshot_init_state(e: Evidence) -> Mask:
@@ -130,6 +137,11 @@ NMI_RULES: tuple[Rule, ...] = (
         "snapshot-of-user", snapshot_of_user, "user-mode",
         "XSAVE in the NMI before any other code of the kernel uses the FPU; " + _OWNER,
         Verdict.COHERENT, sets=_INTR, sources=NMI,
+    ),
+    Rule(
+        "snapshot-stale", snapshot_stale, "stale-suspected",
+        "a buffer that keeps an earlier snapshot looks so; no case is known", Verdict.UNKNOWN,
+        VECTORS, sets=_INTR, sources=NMI,
     ),
     Rule(
         "snapshot-ip-match", snapshot_ip_match, "ip-match", _RECORD, sets=_INTR, sources=NMI,

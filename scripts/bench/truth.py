@@ -25,6 +25,8 @@ from common import Row, parser, report  # noqa: E402
 from truth.check import Report  # noqa: E402
 from truth.harness import CROWDS, PROGRAMS, Program, build, check_file, record  # noqa: E402
 
+from perfxmm.errors import PerfxmmError  # noqa: E402
+
 # The interrupt engine is slow with more threads than CPUs: its crowd is one process of two.
 INTERRUPT_CROWD = (2, 1)
 # Remarks on a true sample that doubt it: each is a false alarm.
@@ -69,7 +71,10 @@ def one_recording(
     return check_file(output, program)
 
 
-def figures(totals: dict[tuple[str, str], Report], samples: int, elapsed_s: float) -> list[Row]:
+def figures(
+    totals: dict[tuple[str, str], Report], samples: int, elapsed_s: float
+) -> list[Row]:
+    """samples: how many there should be at least."""
     every = Report()
     for found in totals.values():
         every.add(found)
@@ -103,7 +108,9 @@ def main() -> int:
     options.add_argument("--samples", type=int, default=1_000_000,
                          help="coherent samples to check, over all programs and engines")
     options.add_argument("--hz", type=int, default=3999, help="samples a second and thread")
-    options.add_argument("--seconds", type=float, default=10.0, help="length of one recording")
+    options.add_argument("--seconds", type=float,
+                         help="stop after so many, however many samples there are")
+    options.add_argument("--length", type=float, default=10.0, help="seconds of one recording")
     options.add_argument("--engine", default="perf,interrupt", help="perf, interrupt or both")
     options.add_argument("--programs", default=",".join(PROGRAMS), help="names, comma-separated")
     options.add_argument("--details", type=Path, metavar="FILE",
@@ -111,17 +118,20 @@ def main() -> int:
     chosen = options.parse_args()
     engines = chosen.engine.split(",")
     totals: dict[tuple[str, str], Report] = {}
-    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         programs = built(Path(scratch), chosen.programs.split(","))
+        begun = time.monotonic()
+        deadline = begun + (chosen.seconds or float("inf"))
         done, turn = 0, 0
-        while done < chosen.samples and programs:
+        while done < chosen.samples and time.monotonic() < deadline and programs:
             before = done
             classes = layouts()[turn % len(layouts())]
             for program in programs:
                 for engine in engines:
+                    if time.monotonic() >= deadline:
+                        break
                     found = one_recording(
-                        program, engine, classes, Path(scratch) / "truth.data", chosen.seconds,
+                        program, engine, classes, Path(scratch) / "truth.data", chosen.length,
                         chosen.hz,
                     )  # fmt: skip
                     if found is None:
@@ -142,9 +152,14 @@ def main() -> int:
         for (name, engine), found in sorted(totals.items()):
             by_name.setdefault(name, {})[engine] = found.to_dict()
         chosen.details.write_text(json.dumps(by_name, indent=1) + "\n")
-    rows = figures(totals, chosen.samples, time.monotonic() - begun)
+    samples = 1 if chosen.seconds else chosen.samples
+    rows = figures(totals, samples, time.monotonic() - begun)
     return report("truth", rows, json_file=chosen.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PerfxmmError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -29,6 +29,9 @@ def test_reason_bits_are_part_of_the_interface() -> None:
         "fpu-in-memory", "not-in-nmi", "mode-differs", "thread-differs", "image-broken",
         "component-unplaced",
     ]  # fmt: skip
+    assert names[53:57] == [
+        "stale-suspected", "egpr-absent", "reduced-initial", "user-copy-unreset",
+    ]  # fmt: skip
 
 
 def test_reasons_by_name() -> None:

@@ -133,7 +133,8 @@ RULE_BY_NAME = {rule.name: rule for rule in RULES if rule.sources == NMI}
 
 
 def test_every_rule_has_a_case_and_a_counter_example() -> None:
-    assert set(CASES) == set(RULE_BY_NAME)
+    # One that takes more than one snapshot is in test_staleness.
+    assert set(CASES) | {"snapshot-stale"} == set(RULE_BY_NAME)
 
 
 @pytest.mark.parametrize("name", list(CASES))

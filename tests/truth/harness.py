@@ -7,15 +7,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.judging import judge_context
 from truth.check import Report, check, labels
 
-from perfxmm.coherence import judge
+import perfxmm
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, PerfType
-from perfxmm.perfdata.reader import Reader
 from perfxmm.snapshots.batch import SnapshotBatch
-from perfxmm.snapshots.decode import Decoder
 from perfxmm.sources.base import RecordRequest, RecordResult, RequestedEvent
 from perfxmm.sources.sigtrap.source import SigtrapSource
 
@@ -85,14 +82,8 @@ def record(
 
 
 def batches(recording: Path) -> Iterator[SnapshotBatch]:
-    """A recording decoded and judged, block by block."""
-    reader = Reader(str(recording))
-    context = judge_context(reader)
-    decoder = Decoder(reader.events, stop_info=context.source == "sigtrap")
-    for block in reader.blocks():
-        batch = decoder.decode(block)
-        judge(batch, context)
-        yield batch
+    """A recording as anyone reads it: decoded and judged, with nothing left out."""
+    return perfxmm.open(recording).snapshots(keep=("all",))
 
 
 def check_file(recording: Path, program: Program) -> Report:
