@@ -30,19 +30,23 @@ _NEITHER = np.uint8(0)
 class Testimony:
     """What the code says of one register set of n samples.
 
-    proved, contradicted: uint8 [n], bit i for class VERDICT_CLASSES[i]. A class that is in neither
-    is silent: the code says nothing of it. A class in which one claim fails is contradicted.
+    asked, proved, contradicted: uint8 [n], bit i for class VERDICT_CLASSES[i]. Asked are the
+    classes that the rules before this believe (coherent or late). Of those that are neither proved
+    nor contradicted the code says nothing: it is silent. Where one claim about a class fails, the
+    class is contradicted.
     skid: uint8 [n], how many instructions on from the IP the registers fit; 0 where they are not
     contradicted, or fit nowhere near.
     """
 
+    asked: U8
     proved: U8
     contradicted: U8
     skid: U8
 
     @staticmethod
     def silent(count: int) -> Testimony:
-        return Testimony(*(np.zeros(count, np.uint8) for _ in range(3)))
+        """Of n samples whose code was not asked."""
+        return Testimony(*(np.zeros(count, np.uint8) for _ in range(4)))
 
     @staticmethod
     def of(batch: SnapshotBatch, set_name: str) -> Testimony:
@@ -50,14 +54,14 @@ class Testimony:
         packed = batch.extra.get(TESTIMONY + set_name)
         if packed is None:
             return Testimony.silent(len(batch))
-        parts = [(packed >> np.uint64(shift)).astype(np.uint8) for shift in (0, 8, 16)]
+        parts = [(packed >> np.uint64(shift)).astype(np.uint8) for shift in (0, 8, 16, 24)]
         return Testimony(*parts)
 
     def note(self, batch: SnapshotBatch, set_name: str) -> None:
         """Keeps it with the batch."""
-        packed = self.proved.astype(np.uint64)
-        packed |= self.contradicted.astype(np.uint64) << np.uint64(8)
-        packed |= self.skid.astype(np.uint64) << np.uint64(16)
+        packed = np.zeros(len(batch), np.uint64)
+        for shift, column in enumerate((self.asked, self.proved, self.contradicted, self.skid)):
+            packed |= column.astype(np.uint64) << np.uint64(8 * shift)
         batch.extra[TESTIMONY + set_name] = packed
 
 
@@ -85,8 +89,9 @@ class Witness:
         n = len(batch)
         believed = believed_classes(registers)
         rows = np.flatnonzero(_askable(batch, registers, ip) & (believed != 0) & (dso >= 0))
+        found = Testimony(believed, *(np.zeros(n, np.uint8) for _ in range(3)))
         if not len(rows):
-            return Testimony.silent(n)
+            return found
         if self._list.size > _MOST_ENTRIES or self._list.claims > _MOST_CLAIMS:
             self._start_over()
         shapes, shape = shapes_of(registers, believed)
@@ -94,13 +99,11 @@ class Witness:
         rows = rows[fits[rows]]
         places = dso[rows].astype(np.int64) << (_OFFSET_BITS + 1)
         places |= offset[rows].astype(np.int64) << 1 | batch.exact_ip[rows]
-        entries = self._entries_of(places, [shapes[s] for s in shape[rows].tolist()]
-                                   if len(shapes) > 1 else shapes)  # fmt: skip
+        entries = self._entries_of(places, shapes, shape[rows])
         speaks = self._list.speaks(entries)
         asked = np.flatnonzero(speaks)
         wrong = np.zeros(len(rows), np.uint8)
         wrong[asked] = self._list.contradicted(registers, ip, rows[asked], entries[asked])
-        found = Testimony.silent(n)
         found.proved[rows] = speaks & ~wrong
         found.contradicted[rows] = wrong
         bad = np.flatnonzero(wrong)
@@ -109,15 +112,17 @@ class Witness:
             found.skid[rows[bad]] = self._skid(registers, ip, rows[bad], places[bad], shape_list)
         return found
 
-    def _entries_of(self, places: I64, shapes: list[Shape]) -> I64:
-        """Entry of each row. shapes: one for each row, or one for all."""
-        if len(shapes) == 1:
-            different, inverse = np.unique(places, return_inverse=True)
-            numbers = [self._entry(place, shapes[0]) for place in different.tolist()]
-            return np.array(numbers, np.int64)[inverse.reshape(-1)]
-        return np.array(
-            [self._entry(p, s) for p, s in zip(places.tolist(), shapes, strict=True)], np.int64
-        )
+    def _entries_of(self, places: I64, shapes: list[Shape], shape: I64) -> I64:
+        """Entry of each row, whose shape is shapes[shape[row]]."""
+        different, place = np.unique(places, return_inverse=True)
+        pairs, pair = np.unique(place.reshape(-1) * len(shapes) + shape, return_inverse=True)
+        known = different.tolist()
+        numbers = [
+            self._entry(known[both // len(shapes)], shapes[both % len(shapes)])
+            for both in pairs.tolist()
+        ]
+        entries: I64 = np.array(numbers, np.int64)[pair.reshape(-1)]
+        return entries
 
     def _entry(self, place: int, shape: Shape) -> int:
         found = self._entries.get((place, shape))
