@@ -102,8 +102,6 @@ class Recording:
         self._source_lines: SourceLines | None = None
         self._code_checks = code_checks
         self._witness: Witness | None = None
-        # DSOs whose code could be read, but is not proved to be what ran, and why.
-        self.unasked: dict[int, str] = {}
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
@@ -217,6 +215,10 @@ class Recording:
 
             self._witness = Witness(self._timeline)
         return self._witness
+
+    def code_unproved(self, dso: int) -> str:
+        """Why the code of a DSO (index into `dsos`) is not asked; "" where it is."""
+        return self._timeline.binaries.unproved(dso)
 
     @property
     def source_lines(self) -> SourceLines:
@@ -485,13 +487,10 @@ class Recording:
         if batch.dso is None or not any(s.verdict.any() for s in batch.sets.values()):
             return False
         binaries = self._timeline.binaries
-        known = False
         for dso in np.unique(batch.dso[batch.dso >= 0]).tolist():
-            why = binaries.unproved(dso)
-            known = known or not why
-            if why and binaries.image(dso) is not None:
-                self.unasked.setdefault(dso, why)
-        return known
+            if not binaries.unproved(dso):
+                return True
+        return False
 
     def _ask_code(self, batch: SnapshotBatch) -> None:
         """Lets the code around the IPs speak for or against what was judged."""
