@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.errors import UsageError
+from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
 from perfxmm.kernel.layout import X86_ARCHES
@@ -39,6 +41,7 @@ from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, Snapshot
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
+from perfxmm.snapshots.settle import Settlement
 
 if TYPE_CHECKING:
     import pyarrow
@@ -76,7 +79,9 @@ class Recording:
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
         arch = self._reader.arch
-        self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
+        self._decoder = Decoder(
+            self.events, stop_info=sigtrap, arch=arch, trust_attrs=self._reader.dialect_given
+        )
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or _places(self._reader, symfs))
         for path, build_id in _build_ids(self._reader.features):
@@ -91,13 +96,13 @@ class Recording:
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
-        self._contexts = tuple(
-            event_context(event.attr, event.name, arch) for event in self.events
-        )
-        self._asked = _asked_table(self._contexts)
+        self._settled: list[Settlement] = []
+        self._contexts: tuple[EventContext, ...] = ()
+        self._take_dialects()
         self.account = Account()
         self.lost = 0
         self.throttled = 0
+        self._unequal_twins: Counter[int] = Counter()
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -133,6 +138,7 @@ class Recording:
             )
         if self.values_redacted:
             notes.append("register values were left out when this was recorded (--redact values)")
+        notes += self._dialect_notes()
         notes += remarks(self._timeline)
         if self._source_lines is not None:
             notes += self._source_lines.notes
@@ -225,6 +231,7 @@ class Recording:
         """
         filters = filters or Filters()
         self.account = account = Account()
+        self._unequal_twins.clear()
         if self._timeline.forgot:
             # An earlier pass kept only the last part of who ran what.
             self._timeline.rewind()
@@ -244,7 +251,9 @@ class Recording:
                 join_deferred(batch, late_chains)
                 if COOKIES not in columns:
                     del batch.extra[COOKIES]
+            self._take_dialects()
             coherence.judge(batch, self._context())
+            self._count_twins(batch)
             self._resolve(batch)
             account.read += len(batch)
             passed = filters.mask(batch, self.names)
@@ -359,6 +368,56 @@ class Recording:
             case sideband.Throttle(on=True):
                 self.throttled += 1
 
+    def _take_dialects(self) -> None:
+        """What the events asked for depends on their dialects, which samples may have settled."""
+        if self._settled == self._decoder.settled:
+            return
+        self._settled = list(self._decoder.settled)
+        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        self._contexts = tuple(
+            event_context(
+                said.attr, event.name, self._reader.arch,
+                merged_proven=given or dialects.merged_release(release),
+            )
+            for said, event in zip(self._settled, self.events, strict=True)
+        )
+        self._asked = _asked_table(self._contexts)
+
+    def _count_twins(self, batch: SnapshotBatch) -> None:
+        """How often the two sets of one sample that must be equal were not, by event."""
+        registers = batch.sets.get("intr")
+        if registers is None or len(batch.sets) < 2:
+            return
+        differ = (registers.reason & np.uint64(coherence.REASONS["twin-mismatch"].mask)) != 0
+        if differ.any():
+            self._unequal_twins.update(batch.event[differ].tolist())
+
+    def _dialect_notes(self) -> Iterator[str]:
+        """Which dialect each event with SIMD registers is in and why, and which lie about it."""
+        own = self.metadata is not None and self.metadata.source == "sigtrap"
+        release = self.features.get("osrelease") or "not recorded"
+        for event, said in zip(self.events, self._decoder.settled, strict=True):
+            if said.attr.simd_enabled and not own:
+                yield f"event {event.index} ({event.name}): {self._dialect_text(event, said)}"
+            if count := self._unequal_twins[event.index]:
+                yield (
+                    f"WARNING: in {count:,} user-mode samples of event {event.index} "
+                    f"({event.name}) the interrupt and the user registers differ, though both are "
+                    f"those of one instant (kernel release {release}, dialect "
+                    f"{said.dialect.name}): a broken kernel, file or decoder. None of these is "
+                    "believed."
+                )
+
+    def _dialect_text(self, event: Event, said: Settlement) -> str:
+        """Name and title of a dialect with the evidence for it."""
+        name = f"dialect {said.dialect.name} ({said.dialect.title})"
+        if self._reader.dialect_given:
+            return f"{name}, as given; {said.evidence}"
+        if said.confirmed is False:
+            return f"{name}: {said.evidence}"
+        claim = dialects.detect(event.attr_bytes[: event.attr.size]).evidence
+        return f"{name}: {claim}; {said.evidence}"
+
     def _context(self) -> JudgeContext:
         metadata = self.metadata
         arch_pebs = metadata.probes.get("arch_pebs") if metadata else None
@@ -412,18 +471,21 @@ def open(
 ) -> Recording:
     """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
 
-    dialect: "L", "M", "O1" or "R2" overrides what the events' attributes look like.
+    dialect: a name in kernel.dialects.DIALECTS overrides what attributes and samples look like.
     symfs: directory that holds the binaries of the machine that was recorded, under their paths.
     Raises DamagedInput for what is no recording, UsageError where there is none.
     """
     return Recording(path, dialect=dialect, symfs=symfs)
 
 
-def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:
+def event_context(
+    attr: EventAttr, name: str = "", arch: str = "x86_64", *, merged_proven: bool = True
+) -> EventContext:
     """What one event asked the kernel for, as the judge wants to know it.
 
     name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
     arch: the machine's name; masks of registers that are not x86's say nothing about classes.
+    merged_proven: the kernel's release, or who called, says that an attr in M's layout is M's.
     """
     classes: dict[str, frozenset[str]] = {}
     for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
@@ -434,6 +496,7 @@ def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> Even
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
         classes=classes, in_kernel=_in_kernel(attr, name),
         high_vectors=frozenset(_sets_with_high_vectors(attr)),
+        merged_proven=merged_proven or attr.dialect.name != "M",
     )  # fmt: skip
 
 

@@ -345,6 +345,11 @@ class Reader:
             except (struct.error, ValueError) as error:
                 self._report(Damage(offset, f"feature {key} cannot be read: {error}"))
 
+    @property
+    def dialect_given(self) -> bool:
+        """Whether the caller said which dialect it is, instead of the attrs."""
+        return self._asked_dialect is not None
+
     def _events(self, entries: list[AttrEntry], names: dict[int, str]) -> list[Event]:
         described = self.features.get("event_desc", [])
         dialect = self._asked_dialect
@@ -362,6 +367,9 @@ class Reader:
                 attr = attr_codec.decode(
                     entry.data, dialect=dialect, file=self.file, offset=entry.offset
                 )
+                if not attr.simd_enabled:
+                    # In one file events with and without SIMD registers stand side by side.
+                    attr = attr_codec.decode(entry.data, dialect=dialects.L)
             except DamagedInput as error:  # costs that event
                 damage = damage or error
                 self._report(Damage(entry.offset, f"event {index} cannot be read: {error.what}"))

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag, RecordType
-from perfxmm.kernel.dialects import HeaderKind
-from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan, plan_layout
+from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan
 from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.allocation import keep_freed_memory
 from perfxmm.perfdata.blocks import RecordBlock
@@ -34,12 +33,17 @@ from perfxmm.snapshots.records import (
     peek,
     words_of,
 )
+from perfxmm.snapshots.settle import (
+    CONFIRM_SAMPLES,
+    Settlement,
+    first_settlement,
+    other_looks,
+    settle,
+)
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
-from perfxmm.snapshots.walk import Look, Walk, walk_samples
+from perfxmm.snapshots.walk import Walk, walk_samples
 
 MOST_PROBLEMS = 1000
-# How many of an event's first samples are asked for their SIMD header's kind.
-CONFIRM_SAMPLES = 64
 NOTHING_KNOWN = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -62,35 +66,48 @@ class Decoder:
     arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
         over by their size; everything else is read.
     problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
+    settled: by event, its dialect and what its first samples say of that (`settle`). It changes
+        when they are met, before they are decoded: read attrs from there.
+    trust_attrs: the caller knows the dialect; samples do not overrule it.
     longer: event -> samples that had words behind their last field. Only counted where there are
         no register sets: with them, such a sample is left out.
     """
 
     def __init__(
-        self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64"
-    ) -> None:
+        self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64",
+        trust_attrs: bool = False,
+    ) -> None:  # fmt: skip
         keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
-        self.plans = [plan_layout(event.attr) for event in events]
+        self.settled: list[Settlement] = [first_settlement(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
         self.longer: Counter[int] = Counter()
         self._notes: list[str] = []
-        self._confirmed = [not any(s.simd for s in plan.sets.values()) for plan in self.plans]
-        self._looks = [_other_looks(plan) for plan in self.plans]
+        plans = self.plans
+        # Only register sets have dialects.
+        x86 = arch in X86_ARCHES
+        self._asking = [x86 and bool(plan.sets) for plan in plans]
+        self._trust_attrs = trust_attrs
+        self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [
-            name for name in ("intr", "user") if any(name in plan.sets for plan in self.plans)
+            name for name in ("intr", "user") if any(name in plan.sets for plan in plans)
         ]
         if arch not in X86_ARCHES:
             self._notes += sorted({
                 f"{name} registers of {arch} ({set_plan.words} each) are skipped: only x86 is "
                 "decoded"
-                for plan in self.plans for name, set_plan in plan.sets.items()
+                for plan in plans for name, set_plan in plan.sets.items()
             })  # fmt: skip
             self._set_names = []
-        self._lookup = _EventLookup(events, self.plans)
-        self._sideband = SidebandDecoder(events, self.plans)
+        self._lookup = _EventLookup(events, plans)
+        self._sideband = SidebandDecoder(events, plans)
+
+    @property
+    def plans(self) -> list[LayoutPlan]:
+        """The layout of each event's samples, as far as that is settled."""
+        return [said.plan for said in self.settled]
 
     def decode(
         self, block: RecordBlock, *, columns: Collection[str] | None = None
@@ -133,9 +150,7 @@ class Decoder:
 
         `row` of all counts from the samples handed in; damage is in the last walk's.
         """
-        if not self._confirmed[event] and len(start):
-            self._confirm_header(event, words, start, end)
-        plan = self.plans[event]
+        plan = self.settled[event].plan
         walks = [walk_samples(words, start, end, plan)]
         for look in self._looks[event]:
             if not walks[-1].damage:
@@ -151,56 +166,22 @@ class Decoder:
             self.longer[event] += longer
         return walks
 
-    def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
-        """Asks the first samples whether the SIMD header is of the kind that the attr implies.
-
-        An attr does not prove its dialect: the postings R6 have O1's attr and R2's header. The
-        other kind is taken only where no SIMD header fits as the implied one and nearly all
-        samples fit with the other. Samples without a SIMD header say nothing.
-        """
-        plan = self.plans[event]
-        some = slice(0, CONFIRM_SAMPLES)
-        implied = walk_samples(words, start[some], end[some], plan)
-        fitting = _with_simd(implied)
-        if not fitting and not implied.damage:
+    def ask(self, event: int, words: U64, start: I64, end: I64) -> None:
+        """Has the dialect of an event settled by its first samples, if that is still open."""
+        if not self._asking[event] or not len(start):
             return
-        self._confirmed[event] = True
-        if fitting:
+        before = self.settled[event]
+        found = settle(before, words, start, end)
+        if found is before:
             return
-        attr = self.events[event].attr
-        other: HeaderKind = "u16" if attr.dialect.header == "u64" else "u64"
-        plan = plan_layout(attr, header=other)
-        tried = walk_samples(words, start[some], end[some], plan)
-        if _with_simd(tried) and 8 * len(tried) >= 7 * len(start[some]):
-            self.plans[event] = plan
-            self._looks[event] = _other_looks(plan)
-            self._notes.append(
-                f"event {event}: the samples have {other} SIMD headers, though the event's "
-                f"attribute reads as dialect {attr.dialect.name}"
-            )
-
-
-def _other_looks(plan: LayoutPlan) -> tuple[Look, ...]:
-    """In what other ways samples may be meant that do not fit their plan, likeliest first."""
-    looks: list[Look] = []
-    cut = any(set_plan.header == "u16" for set_plan in plan.sets.values())
-    if cut:
-        looks.append(Look.FULL_PAYLOAD)
-    if plan.branch_hw_index:
-        looks.append(Look.BARE_BRANCHES)
-        if cut:
-            looks.append(Look.FULL_PAYLOAD | Look.BARE_BRANCHES)
-        if not plan.sets:
-            looks.append(Look.LONGER)
-    return tuple(looks)
-
-
-def _with_simd(walk: Walk) -> int:
-    """How many sound samples have a SIMD header in one of their sets."""
-    has = np.zeros(len(walk), np.bool_)
-    for abi in walk.abi.values():
-        has |= (abi & np.uint64(4)) != 0
-    return int(np.count_nonzero(has))
+        self._asking[event] = found.confirmed is None
+        if self._trust_attrs and found.confirmed is not True:
+            found = replace(before, evidence=f"given, though {found.evidence}")
+        self.settled[event] = found
+        if found.attr.dialect.name == before.attr.dialect.name:
+            return
+        self._looks[event] = other_looks(found.plan)
+        self._notes.append(f"event {event}: {found.evidence}")
 
 
 class _EventLookup:
@@ -279,12 +260,7 @@ class _BatchBuilder:
         self.xstate_bv = np.full(n if decoder.stop_info else 0, NOTHING_KNOWN)
         self.statistics: U64 | None = None
         self.optional = OptionalColumns(n, self.columns, self.words, self.offsets)
-        self.sets = {
-            name: SetColumns(
-                name, n, [p.sets[name] for p in decoder.plans if name in p.sets], self.columns
-            )
-            for name in decoder._set_names
-        }
+        self.sets: dict[str, SetColumns] = {}
 
     def leave_out(self, event: int, rows: I64, why: str) -> None:
         self.good[rows] = False
@@ -296,11 +272,30 @@ class _BatchBuilder:
             stray = self.good & (event_of < 0)
             if stray.any():
                 self.leave_out(-1, np.flatnonzero(stray), "the sample's id is no event's")
+            chosen: list[tuple[int, I64 | None]] = []
             for event in range(len(self.decoder.events)):
                 mine = self.good & (event_of == event)
                 if mine.any():
-                    self._event(event, None if bool(np.all(mine)) else np.flatnonzero(mine))
+                    rows = None if bool(np.all(mine)) else np.flatnonzero(mine)
+                    chosen.append((event, rows))
+                    some = slice(None) if rows is None else rows[:CONFIRM_SAMPLES]
+                    self.decoder.ask(event, self.words, self.start[some], self.end[some])
+            # Only now, as asking may have changed what an event has.
+            self._make_sets()
+            for event, rows in chosen:
+                self._event(event, rows)
+        else:
+            self._make_sets()
         return self._finish()
+
+    def _make_sets(self) -> None:
+        plans = self.decoder.plans
+        self.sets = {
+            name: SetColumns(
+                name, self.n, [p.sets[name] for p in plans if name in p.sets], self.columns
+            )
+            for name in self.decoder._set_names
+        }
 
     def _event(self, event: int, rows: I64 | None) -> None:
         start, end = (
@@ -310,8 +305,7 @@ class _BatchBuilder:
         for walk in walks:
             for bad, why in walk.damage:
                 self.leave_out(event, bad if rows is None else rows[bad], why)
-        # After walk(): it may have changed its mind about the plan.
-        plan = self.decoder.plans[event]
+        plan = self.decoder.settled[event].plan
         for walk in walks:
             if "user_stack" in walk.at:
                 beyond = stack_used(self.words, walk) > walk.count["user_stack"].astype(np.uint64)
