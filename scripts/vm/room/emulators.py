@@ -61,8 +61,8 @@ class Qemu:
     models = ("max",)
 
     def __init__(self, refresh: bool = False) -> None:
-        self.root = make_root("qemu", Place("qemu", BOOKWORM), ("qemu-system-x86", "coreutils", "dash"),
-                              refresh=refresh)
+        self.root = make_root("qemu", Place("qemu", BOOKWORM),
+                              ("qemu-system-x86", "coreutils", "dash"), refresh=refresh)
 
     def version(self) -> str:
         done = self.root.run(["qemu-system-x86_64", "--version"])
@@ -76,9 +76,9 @@ class Qemu:
                 file.write(part.read_bytes())
         shutil.copy(guest.kernel, guest.work / "linux")
         words = [
-            "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", guest.model,
-            "-smp", str(guest.cpus), "-m", str(guest.memory_mb), "-nodefaults", "-no-reboot",
-            "-display", "none", "-net", "none", "-kernel", "/work/linux", "-initrd", "/work/initrd",
+            "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi",
+            "-cpu", guest.model, "-smp", str(guest.cpus), "-m", str(guest.memory_mb),
+            "-nodefaults", "-no-reboot", "-display", "none", "-net", "none", "-kernel", "/work/linux", "-initrd", "/work/initrd",
             "-append", guest.arguments, "-serial", "file:/work/console.txt",
             "-chardev", "file,id=out,path=/work/out.bin",
             "-device", "isa-debugcon,iobase=0xe9,chardev=out",
@@ -112,10 +112,12 @@ class Bochs:
         self.place.update()
         tar = self.place.source("bochs", work)
         if not tar.name.startswith(f"bochs_{BOCHS_VERSION}"):
-            raise Trouble(f"trixie now carries {tar.name}; the room was tried with Bochs {BOCHS_VERSION}")
+            raise Trouble(f"trixie now carries {tar.name}; the room was tried with Bochs "
+                          f"{BOCHS_VERSION}")
         (work / "src").mkdir()
-        subprocess.run(["tar", "-xf", tar, "-C", work / "src", "--strip-components=1"], check=True)
-        # Every byte of port 0xe9 would be a system call of its own; the emulator's exit flushes too.
+        subprocess.run(["tar", "-xf", tar, "-C", work / "src", "--strip-components=1"],
+                       check=True)
+        # Every byte of port 0xe9 would be a system call of its own; the exit flushes too.
         ports = work / "src/iodev/unmapped.cc"
         ports.write_text(ports.read_text().replace("        fflush(stdout);\n", "", 1))
         options = {"bind": {work / "src": "/work"}, "cwd": "/work", "nice": 10}

@@ -14,7 +14,11 @@ TOOLS = ("make", "dash", "coreutils", "sed", "grep", "findutils", "gawk", "diffu
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel series. suites: where image, headers and compiler are; the later of two versions wins."""
+    """One kernel series.
+
+    suites: where image, headers and compiler are; the later of two versions wins. backports: the
+    kernel is taken from the last suite, which apt does not prefer by itself.
+    """
 
     series: str
     suites: tuple[str, ...]

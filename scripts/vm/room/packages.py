@@ -62,7 +62,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def first_alternatives(depends: str) -> tuple[str, ...]:
-    """The package names of a Depends field: the first of each `a | b`, no version, no architecture."""
+    """The package names of a Depends field: the first of each `a | b`, without its version."""
     names = []
     for clause in depends.split(","):
         found = re.match(r"\s*([a-z0-9][a-z0-9+.-]*)", clause)
@@ -125,8 +125,8 @@ class Place:
         if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
             return
         if not shutil.which("apt-get"):
-            raise Trouble("The machine room fetches Debian packages with apt-get, which is not here. "
-                          "Run it on Debian or Ubuntu, or in a container of one.")
+            raise Trouble("The machine room fetches Debian packages with apt-get, which is not "
+                          "here. Run it on Debian or Ubuntu, or in a container of one.")
         if not KEYRING.exists():
             raise Trouble(f"{KEYRING} is missing: apt-get install debian-archive-keyring.")
         for part in ("state/lists/partial", "archives/partial"):
@@ -208,7 +208,8 @@ class Place:
 
     def _apt(self, *words: str, folder: Path | None = None) -> str:
         done = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+            words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            check=False,
             env={**os.environ, "APT_CONFIG": str(self.folder / "apt.conf"), "LC_ALL": "C",
                  "DEBIAN_FRONTEND": "noninteractive"},
         )

@@ -26,7 +26,8 @@ PHASES: dict[str, tuple[Holding, ...]] = {
     "vzeroupper": (Holding("upper", 0), Holding("upper", 1), Holding("spin", 1)),
     "initial": (Holding("init", 0), Holding("init", 1), Holding("spin", 0), Holding("upper", 1)),
     "syscalls": (Holding("getpid", 0), Holding("getpid", 1)),
-    "kernel-fpu": (Holding("marker", 0), Holding("marker", 1), Holding("spin", 0), Holding("init", 1)),
+    "kernel-fpu": (Holding("marker", 0), Holding("marker", 1), Holding("spin", 0),
+                   Holding("init", 1)),
     "storm": (Holding("yield", 0), Holding("yield", 0), Holding("yield", 1), Holding("yield", 1)),
     "signals": (Holding("signals", 0), Holding("signals", 1)),
 }
@@ -65,9 +66,10 @@ def holders(wishes: Wishes) -> str:
             family += holding.threads
         lines.append("wait")
     if wishes.ssp:
-        lines += ["echo phase shadow > /dev/console",
-                  f"/room/shadow {wishes.seconds} 0 >> /out/shadow.json 2>> /out/shadow.txt &",
-                  f"/room/shadow {wishes.seconds} 1 >> /out/shadow.json 2>> /out/shadow.txt &", "wait"]
+        lines.append("echo phase shadow > /dev/console")
+        lines += [f"/room/shadow {wishes.seconds} {cpu} >> /out/shadow.json 2>> /out/shadow.txt &"
+                  for cpu in (0, 1)]
+        lines.append("wait")
     return "\n".join(lines) + "\n"
 
 
@@ -79,15 +81,23 @@ mount -t devtmpfs dev /dev 2>/dev/null
 mount -t tracefs tracing /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug 2>/dev/null
 echo -1 > /proc/sys/kernel/perf_event_paranoid
+MODULE=/sys/kernel/xsaves_nmi
 say() { echo "room: $*" > /dev/console; }
 # state NAME: everything the module says of itself, one file
 state() {
-    for file in /sys/kernel/xsaves_nmi/* /sys/kernel/xsaves_nmi/stats/* /sys/module/marker/parameters/reads; do
+    for file in $MODULE/* $MODULE/stats/* /sys/module/marker/parameters/reads; do
         [ -f "$file" ] && { echo "== $file"; cat "$file"; } >> "/out/state-$1" 2>&1
     done
 }
-load() { insmod /room/xsaves_nmi.ko "$@" 2>> /out/trouble.txt || { say "insmod refused: $*"; dmesg | tail -3 > /dev/console; }; }
-record() { perf record -q -R -B -N -e xsaves_nmi:snapshot -a "$@" >> /out/perf.txt 2>&1 || say "perf record: $?"; }
+load() {
+    insmod /room/xsaves_nmi.ko "$@" 2>> /out/trouble.txt && return
+    say "insmod refused: $*"
+    dmesg | tail -3 > /dev/console
+}
+record() {
+    perf record -q -R -B -N -e xsaves_nmi:snapshot -a "$@" >> /out/perf.txt 2>&1 ||
+        say "perf record: $?"
+}
 finish() {
     dmesg > /out/dmesg.txt
     set --
@@ -165,7 +175,8 @@ def script(wishes: Wishes) -> str:
             "perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o /tmp/cycle.data -- "
             "/usr/bin/usleep 20000 >> /out/cycles.txt 2>&1 && "
             "rmmod xsaves_nmi && good=$((good + 1)) || rmmod xsaves_nmi",
-            "    size=$(stat -c %s /tmp/cycle.data); total=$((total + size)); number=$((number + 1))",
+            "    size=$(stat -c %s /tmp/cycle.data); total=$((total + size))",
+            "    number=$((number + 1))",
             "    [ $((number % 50)) = 0 ] && say cycle $number good $good",
             "done",
             "kill $one",

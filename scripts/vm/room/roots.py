@@ -19,7 +19,8 @@ from pathlib import Path
 from .packages import Place, cache_folder
 from .trouble import Trouble
 
-MERGED = ("bin", "sbin", "lib", "lib64")   # symbolic links into usr, as every suite since 12 has them
+# Symbolic links into usr, as Debian has them since 12.
+MERGED = ("bin", "sbin", "lib", "lib64")
 
 
 def unpack(debs: Sequence[Path], into: Path) -> None:
@@ -108,11 +109,14 @@ class Root:
                           + said.decode("utf-8", "replace")[-3000:])
 
 
-def make_root(name: str, place: Place, closure: Sequence[str], alone: Sequence[tuple[str, str]] = (),
-              refresh: bool = False) -> Root:
+def make_root(name: str, place: Place, closure: Sequence[str],
+              alone: Sequence[tuple[str, str]] = (), refresh: bool = False) -> Root:
     """A root of `closure` (with dependencies) and of `alone` (package, prefix: the package and only
-    those dependencies that begin with the prefix). Unpacked once; a root that is there is used as it
-    is, without a look at the network, unless refresh is set."""
+    those dependencies that begin with the prefix).
+
+    Unpacked once; a root that is there is used as it is, without a look at the network, unless
+    refresh is set.
+    """
     folder = cache_folder() / "roots" / name
     recipe = hashlib.sha256(repr((place, tuple(closure), tuple(alone))).encode()).hexdigest()
     done = folder / ".complete"

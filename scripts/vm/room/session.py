@@ -1,4 +1,4 @@
-"""One run: an emulator, a kernel, a plan; what came out as files, and the kernel's own complaints."""
+"""One run: an emulator, a kernel, a plan; what came out as files, and what the kernel log says."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def guest_base(refresh: bool = False) -> Path:
     """The part of the guest's file system that every run shares, kept in the cache."""
     root = make_root("guest", Place("guest", ("bookworm", "bookworm-security")),
                      ("linux-perf", "busybox-static"), refresh=refresh)
-    target = cache_folder() / "built" / f"base-{content_key([Path(__file__).with_name('image.py')])}.cpio"
+    key = content_key([Path(__file__).with_name("image.py")])
+    target = cache_folder() / "built" / f"base-{key}.cpio"
     if not target.exists() or refresh:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(base_archive(root))
