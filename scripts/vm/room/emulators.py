@@ -78,7 +78,8 @@ class Qemu:
         words = [
             "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi",
             "-cpu", guest.model, "-smp", str(guest.cpus), "-m", str(guest.memory_mb),
-            "-nodefaults", "-no-reboot", "-display", "none", "-net", "none", "-kernel", "/work/linux", "-initrd", "/work/initrd",
+            "-nodefaults", "-no-reboot", "-display", "none", "-net", "none",
+            "-kernel", "/work/linux", "-initrd", "/work/initrd",
             "-append", guest.arguments, "-serial", "file:/work/console.txt",
             "-chardev", "file,id=out,path=/work/out.bin",
             "-device", "isa-debugcon,iobase=0xe9,chardev=out",
