@@ -32,6 +32,7 @@ from perfxmm.perfdata.recordtext import UNKNOWN_PREFIX, RecordLines, type_name
 from perfxmm.perfdata.tally import Span, Tally
 from perfxmm.snapshots.decode import Decoder
 from perfxmm.snapshots.settle import Settlement
+from perfxmm.snapshots.xsaves import plan_snapshots
 
 # How much of the data is decoded, not only counted: small files, and the beginning of large ones.
 CHECK_BYTES = 16 << 20
@@ -59,8 +60,12 @@ class Inspector:
         self._tally = Tally(attrs, ids, self._report)
         sigtrap = reader.metadata is not None and reader.metadata.source == "sigtrap"
         arch = reader.arch
+        snapshots, self._snapshot_notes = plan_snapshots(
+            reader.events, reader.snapshot_formats, reader.metadata
+        )
         self._decoder = Decoder(
-            reader.events, stop_info=sigtrap, arch=arch, trust_attrs=reader.dialect_given
+            reader.events, stop_info=sigtrap, arch=arch, trust_attrs=reader.dialect_given,
+            snapshots=snapshots,
         )
         self._simd: Counter[int] = Counter()
         self._checked_samples = self._checked_bytes = 0

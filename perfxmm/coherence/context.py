@@ -22,6 +22,7 @@ class EventContext:
     in_kernel: the event happens inside the kernel, whatever the sample's cpumode says
         (tracepoints, context switches): user registers are those that the kernel was entered with.
     high_vectors: names of the sets that were asked for vectors 16 to 31.
+    sources: source by set name, where a set does not come from the recording's own source.
     """
 
     dialect: str
@@ -31,6 +32,7 @@ class EventContext:
     classes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     in_kernel: bool = False
     high_vectors: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = field(default_factory=dict)
     merged_proven: bool = True
 
     def asks(self, set_name: str, register_class: str) -> bool:

@@ -9,7 +9,7 @@ kept in `Decoder.problems`, and the batch goes on without it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -42,6 +42,13 @@ from perfxmm.snapshots.settle import (
 )
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
 from perfxmm.snapshots.walk import Walk, walk_samples
+from perfxmm.snapshots.xsaves import (
+    SnapshotPlan,
+    Snapshots,
+    put_snapshots,
+    read_snapshots,
+    set_plan,
+)
 
 MOST_PROBLEMS = 1000
 NOTHING_KNOWN = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -63,6 +70,8 @@ class Decoder:
     """Turns the samples of blocks into batches. Made once for a recording.
 
     stop_info: the recording is by the `sigtrap` source, whose RAW field tells of the stop.
+    snapshots: events whose RAW field has an image of the `nmi` source, by index. Their registers
+        become the set `intr`; one of the kernel's that they might have is not read.
     arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
         over by their size; everything else is read.
     problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
@@ -75,11 +84,14 @@ class Decoder:
 
     def __init__(
         self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64",
-        trust_attrs: bool = False,
+        trust_attrs: bool = False, snapshots: Mapping[int, SnapshotPlan] | None = None,
     ) -> None:  # fmt: skip
         keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
+        self.snapshots = dict(snapshots or {}) if arch in X86_ARCHES else {}
+        # Components met in images so far: columns never get narrower from batch to batch.
+        self.components = 0
         self.settled: list[Settlement] = [first_settlement(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
@@ -92,8 +104,9 @@ class Decoder:
         self._trust_attrs = trust_attrs
         self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [
-            name for name in ("intr", "user") if any(name in plan.sets for plan in plans)
-        ]
+            name for name in ("intr", "user")
+            if any(name in plan.sets for plan in plans) or (name == "intr" and self.snapshots)
+        ]  # fmt: skip
         if arch not in X86_ARCHES:
             self._notes += sorted({
                 f"{name} registers of {arch} ({set_plan.words} each) are skipped: only x86 is "
@@ -219,6 +232,17 @@ class _EventLookup:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """One walk of an event's samples. rows: which of the block's samples; None where all are."""
+
+    event: int
+    plan: LayoutPlan
+    walk: Walk
+    rows: I64 | None
+    snapshots: Snapshots | None
+
+
 class _BatchBuilder:
     """One batch under construction. n counts the block's samples, sound or not."""
 
@@ -261,18 +285,21 @@ class _BatchBuilder:
         self.statistics: U64 | None = None
         self.optional = OptionalColumns(n, self.columns, self.words, self.offsets)
         self.sets: dict[str, SetColumns] = {}
+        self.snapshot_flags = np.zeros(n if decoder.snapshots else 0, np.uint64)
+        self.snapshot_bv = np.full(len(self.snapshot_flags), NOTHING_KNOWN)
+        self.asked_components = np.full(len(self.snapshot_flags), NOTHING_KNOWN)
 
     def leave_out(self, event: int, rows: I64, why: str) -> None:
         self.good[rows] = False
         self.decoder.report(event, self.file_offset[rows], why)
 
     def build(self) -> SnapshotBatch:
+        chosen: list[tuple[int, I64 | None]] = []
         if self.n:
             event_of = self.decoder._lookup.find(self.words, self.start, self.end)
             stray = self.good & (event_of < 0)
             if stray.any():
                 self.leave_out(-1, np.flatnonzero(stray), "the sample's id is no event's")
-            chosen: list[tuple[int, I64 | None]] = []
             for event in range(len(self.decoder.events)):
                 mine = self.good & (event_of == event)
                 if mine.any():
@@ -280,24 +307,22 @@ class _BatchBuilder:
                     chosen.append((event, rows))
                     some = slice(None) if rows is None else rows[:CONFIRM_SAMPLES]
                     self.decoder.ask(event, self.words, self.start[some], self.end[some])
-            # Only now, as asking may have changed what an event has.
-            self._make_sets()
-            for event, rows in chosen:
-                self._event(event, rows)
-        else:
-            self._make_sets()
+        places = [place for event, rows in chosen for place in self._event(event, rows)]
+        # Only now: asking may have changed what an event has, and images say what they have.
+        self._make_sets()
+        for place in places:
+            self._walk(place)
         return self._finish()
 
     def _make_sets(self) -> None:
-        plans = self.decoder.plans
-        self.sets = {
-            name: SetColumns(
-                name, self.n, [p.sets[name] for p in plans if name in p.sets], self.columns
-            )
-            for name in self.decoder._set_names
-        }
+        for name in self.decoder._set_names:
+            plans = [p.sets[name] for p in self.decoder.plans if name in p.sets]
+            if name == "intr" and self.decoder.snapshots:
+                plans.append(set_plan(self.decoder.components))
+            self.sets[name] = SetColumns(name, self.n, plans, self.columns)
 
-    def _event(self, event: int, rows: I64 | None) -> None:
+    def _event(self, event: int, rows: I64 | None) -> Iterator[_Placed]:
+        """Where one event's samples are, walk by walk."""
         start, end = (
             (self.start, self.end) if rows is None else (self.start[rows], self.end[rows])
         )
@@ -316,11 +341,30 @@ class _BatchBuilder:
                         "user_stack claims to use more than was dumped",
                     )
             if rows is None and len(walk) == self.n:
-                self._walk(event, plan, walk, None)
+                yield _Placed(event, plan, walk, None, self._snapshots(event, plan, walk, walk.row))
             elif len(walk):
-                self._walk(event, plan, walk, walk.row if rows is None else rows[walk.row])
+                mine = walk.row if rows is None else rows[walk.row]
+                yield _Placed(event, plan, walk, mine, self._snapshots(event, plan, walk, mine))
 
-    def _walk(self, event: int, plan: LayoutPlan, walk: Walk, rows: I64 | None) -> None:
+    def _snapshots(
+        self, event: int, plan: LayoutPlan, walk: Walk, rows: I64
+    ) -> Snapshots | None:
+        """What the samples' raw data hold, where the event is the `nmi` source's."""
+        how = self.decoder.snapshots.get(event)
+        if how is None or "raw" not in walk.at:
+            return None
+        pid = tid = np.full(len(walk), -1, np.int32)
+        if "tid" in plan.fixed:
+            both = gather(self.words, walk.start + plan.fixed["tid"], 1).view("<i4")
+            pid, tid = both[:, 0], both[:, 1]
+        found = read_snapshots(self.words, walk, how, pid, tid)
+        for bad, why in found.damage:
+            self.leave_out(event, rows[bad], why)
+        self.decoder.components |= found.components
+        return found
+
+    def _walk(self, placed: _Placed) -> None:
+        event, plan, walk, rows = placed.event, placed.plan, placed.walk, placed.rows
         place = slice(None) if rows is None else rows
         self.event[place] = event
         head = peek(self.words, walk.start, plan.fixed_words, walk.stride)
@@ -338,9 +382,20 @@ class _BatchBuilder:
         if self.decoder.stop_info and "raw" in walk.at:
             self._stop(walk, place)
         for name, columns in self.sets.items():
-            if name in plan.sets:
+            if name == "intr" and event in self.decoder.snapshots:
+                if placed.snapshots is not None:
+                    self._put(columns, placed.snapshots, walk.row if rows is None else rows)
+            elif name in plan.sets:
                 columns.add(self.words, walk, plan.sets[name], rows)
         self.optional.add(plan, walk, head, place)
+
+    def _put(self, columns: SetColumns, found: Snapshots, rows: I64) -> None:
+        """The registers of the `nmi` source's images. rows: of the walk's samples."""
+        mine = rows[found.row]
+        self.snapshot_flags[mine] = found.flags
+        self.snapshot_bv[mine] = found.xstate_bv
+        self.asked_components[mine] = found.requested
+        put_snapshots(columns, self.words, found, mine)
 
     def _stop(self, walk: Walk, place: I64 | slice) -> None:
         """What the `sigtrap` source put into RAW: see perfdata.stopinfo."""
@@ -382,6 +437,9 @@ class _BatchBuilder:
         for name, columns in self.sets.items():
             if self.decoder.stop_info:
                 columns.xstate_bv = self.xstate_bv
+            elif self.decoder.snapshots and name == "intr":
+                columns.xstate_bv = self.snapshot_bv
+                columns.asked_components = self.asked_components
             finished = columns.finish()
             sets[name] = finished if isinstance(keep, slice) else _kept(finished, keep)
         misc = self.misc[keep].astype(np.uint16, copy=True)
@@ -391,6 +449,7 @@ class _BatchBuilder:
             misc=misc, cpumode=(misc & MISC_CPUMODE_MASK).astype(np.uint8),
             exact_ip=(misc & MISC_EXACT_IP) != 0, file_offset=self.file_offset[keep],
             stop_flags=self.stop_flags[keep], sets=sets,
+            snapshot_flags=self.snapshot_flags[keep] if self.decoder.snapshots else None,
         )  # fmt: skip
         self.optional.finish(batch, keep)
         if self.statistics is not None:
