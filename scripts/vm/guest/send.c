@@ -76,7 +76,10 @@ int main(int count, char **words)
 	}
 	for (int nr = 1; nr < count; nr++) {
 		if (!strcmp(words[nr], "END")) {
+			static const char filler[1 << 16];
+
 			out("PXVM1 END 0\n00000000\n", 21);
+			out(filler, sizeof(filler)); /* pushes the frames out of Bochs' own buffer */
 			sync();
 			for (const char *letter = "Shutdown"; *letter; letter++)
 				outb((unsigned char)*letter, BOCHS_SHUTDOWN);
