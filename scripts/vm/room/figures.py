@@ -18,7 +18,8 @@ from .truth import Tally, check, merged, read_holders
 STATISTIC = re.compile(r"^== \S*/xsaves_nmi/stats/(\w+)\n(\d+)$", re.MULTILINE)
 VALUE = re.compile(r"^== \S*/xsaves_nmi/(\w+)\n([^\n=][^\n]*)$", re.MULTILINE)
 READS = re.compile(r"^== \S*/marker/parameters/reads\n(\d+)$", re.MULTILINE)
-WIDTHS = ("xmm", "ymm", "zmm")
+# Component masks of the widths; x87 (bit 0) is never saved.
+WIDTHS = {"xmm": 0x3, "ymm": 0x7, "zmm": 0xE7}
 
 
 def statistics(state: bytes) -> Counter[str]:
@@ -55,7 +56,8 @@ class Cell:
     version: str
     model: str
     series: str
-    release: str
+    release: str = ""
+    module: str = ""
     boots: int = 0
     seconds: float = 0.0
     longest_s: float = 0.0
@@ -89,6 +91,7 @@ class Cell:
         files = outcome.files
         holders = read_holders(files.get("holders.json", b""), files.get("shadow.json", b""))
         self.boots += 1
+        self.release, self.module = outcome.release, outcome.module
         self.seconds += outcome.ended.seconds
         self.longest_s = max(self.longest_s, outcome.ended.seconds)
         self.tally = merged((self.tally, check(outcome.work / "perf.data", holders)))
@@ -104,7 +107,9 @@ class Cell:
             self.open_tally = merged((self.open_tally, found))
             self.unguarded.update(statistics(files.get("state-kernel", b"")))
         for name in WIDTHS:
-            if f"width-{name}.data" in files:
+            state = values(files.get(f"state-width-{name}", b""))
+            # A processor without AVX-512 answers a wider mask with what it has.
+            if int(state.get("rfbm", "0"), 0) == WIDTHS[name] & ~1:
                 self.record_sizes[name] = record_bytes(outcome.work / f"width-{name}.data")
         self.complaints += outcome.complaints
         self.warnings = sorted({*self.warnings, *outcome.warnings})
@@ -128,7 +133,8 @@ class Cell:
             (tally.self_failures, "wrong values seen by the programs themselves"),
             (tally.damage, "damaged records"),
             (self.open_tally.marked_believed, "kernel markers believed with the guard off"),
-            (self.open_tally.strangers, "another program's constants with the guard off"),
+            (self.open_tally.strangers_believed,
+             "another program's constants believed with the guard off"),
             (len(self.complaints), f"complaints in the kernel log: {self.complaints[:3]}"),
             (self.cycles_asked - self.cycles_done, "load/record/unload cycles that failed"),
         ):
@@ -149,7 +155,8 @@ class Cell:
         save, handler = self.per_hit()
         return {
             "emulator": self.emulator, "version": self.version, "model": self.model,
-            "kernel": self.series, "release": self.release, "boots": self.boots,
+            "kernel": self.series, "release": self.release, "module_key": self.module,
+            "boots": self.boots,
             "seconds": round(self.seconds, 1), "longest_boot_s": round(self.longest_s, 1),
             "compared_snapshots": self.snapshots, "truth": self.tally.to_dict(),
             "with_kernel_hits": self.open_tally.to_dict(), "module": dict(self.state),

@@ -25,13 +25,15 @@ COMPLAINTS = re.compile(
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run's results. complaints: lines of the kernel log that should not be there."""
+    """One run's results. module: which sources it was built from, by content. complaints: lines of
+    the kernel log that should not be there."""
 
     emulator: str
     emulator_version: str
     model: str
     series: str
     release: str
+    module: str
     work: Path
     files: dict[str, bytes]
     complaints: tuple[str, ...]
@@ -105,6 +107,7 @@ def run(emulator: Qemu | Bochs, series: str, wishes: Wishes, work: Path, *, mode
             f"Console, last lines:\n{said}\n{ended.said}")
     log = received.files.get("dmesg.txt", b"").decode("utf-8", "replace")
     return Outcome(
-        emulator.name, emulator.version(), guest.model, series, boot.release, work, received.files,
+        emulator.name, emulator.version(), guest.model, series, boot.release,
+        built.modules["xsaves_nmi"].parent.name, work, received.files,
         tuple(line.strip() for line in log.splitlines() if COMPLAINTS.search(line)),
         built.warnings, ended)

@@ -102,10 +102,11 @@ class Tally:
     snapshots: samples in it. verdicts: (class, verdict) -> samples. compared, wrong: class ->
     samples whose verdict is coherent and whose IP lies in a region, and those of them with a
     value that differs. not_believed: class -> samples in a region with another verdict.
-    strangers: samples with a value of a family that is not the thread's own, any verdict.
-    marked: samples with the kernel's marker in a value, any verdict; marked_believed: those
-    with a coherent class that holds it. marker_bytes: places of the marker in the file's bytes.
-    by_way: compared samples by what the program did. lengths: record length -> samples.
+    strangers: samples with a value of a family that is not the thread's own, any verdict;
+    strangers_believed: those with a coherent class that holds it. marked, marked_believed:
+    likewise with the kernel's marker. marker_bytes: places of the marker in the file's bytes.
+    by_way: samples in a region by what the program did. self_failures: wrong values that the
+    programs themselves saw. damage: what the reader found wrong in the file.
     """
 
     snapshots: int = 0
@@ -115,6 +116,7 @@ class Tally:
     not_believed: Counter[str] = field(default_factory=Counter)
     by_way: Counter[str] = field(default_factory=Counter)
     strangers: int = 0
+    strangers_believed: int = 0
     marked: int = 0
     marked_believed: int = 0
     marker_bytes: int = 0
@@ -122,16 +124,12 @@ class Tally:
     damage: int = 0
     examples: list[str] = field(default_factory=list)
 
-    @property
-    def clean(self) -> bool:
-        return not (sum(self.wrong.values()) or self.strangers or self.marked_believed
-                    or self.self_failures or self.damage)
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "snapshots": self.snapshots, "compared": dict(self.compared), "wrong": dict(self.wrong),
             "not_believed": dict(self.not_believed), "by_way": dict(self.by_way),
-            "strangers": self.strangers, "marked": self.marked,
+            "strangers": self.strangers, "strangers_believed": self.strangers_believed,
+            "marked": self.marked,
             "marked_believed": self.marked_believed, "marker_bytes": self.marker_bytes,
             "self_failures": self.self_failures, "damage": self.damage,
             "verdicts": {f"{name} {verdict}": count
@@ -183,28 +181,30 @@ def _check_batch(batch: SnapshotBatch, registers: RegisterSet, by_tid: Mapping[i
 
 def _look_for_strangers(batch: SnapshotBatch, registers: RegisterSet,
                         by_tid: Mapping[int, Holder], tally: Tally) -> None:
+    believed = np.zeros_like(registers.vectors, np.bool_)
+    for name, words in CLASS_WORDS.items():
+        believed[:, :, words] = _coherent(registers, name)[:, None, None]
     n = len(batch)
     values = np.concatenate(
         [registers.vectors.reshape(n, -1), registers.predicates.reshape(n, -1)], axis=1)
+    masks = np.broadcast_to(_coherent(registers, "opmask")[:, None], registers.predicates.shape)
+    trusted = np.concatenate([believed.reshape(n, -1), masks], axis=1)
     found = families(values)
-    strange = np.zeros(n, np.bool_)
-    for row in np.flatnonzero(found.any(axis=1)).tolist():
-        holder = by_tid.get(int(batch.tid[row]))
-        seen = {int(family) for family in np.unique(found[row])} - {0}
-        others = seen - (holder.families if holder else frozenset())
-        if others:
-            strange[row] = True
-            tally.note(f"tid {batch.tid[row]} at {batch.ip[row]:#x}: family "
-                       f"{sorted(others)}, own {sorted(holder.families) if holder else 'none'}")
-    tally.strangers += int(strange.sum())
-    marked = (values == MARKER).any(axis=1)
-    tally.marked += int(marked.sum())
-    believed = np.zeros(n, np.bool_)
-    for name, words in CLASS_WORDS.items():
-        holds = (registers.vectors[:, :, words] == MARKER).any(axis=(1, 2))
-        believed |= holds & _coherent(registers, name)
-    believed |= (registers.predicates == MARKER).any(axis=1) & _coherent(registers, "opmask")
-    tally.marked_believed += int(believed.sum())
+    own = np.zeros_like(found, np.bool_)
+    for tid, holder in by_tid.items():
+        rows = np.flatnonzero(batch.tid == tid)
+        if len(rows):
+            own[rows] = np.isin(found[rows], np.array(sorted(holder.families), np.uint64))
+    strange = (found != 0) & ~own
+    rows = np.flatnonzero(strange.any(axis=1))
+    tally.strangers += len(rows)
+    tally.strangers_believed += int((strange & trusted).any(axis=1).sum())
+    for row in rows[:2].tolist():
+        tally.note(f"tid {batch.tid[row]} at {batch.ip[row]:#x}, file offset "
+                   f"{batch.file_offset[row]}: families {np.unique(found[row][strange[row]])}")
+    marked = values == MARKER
+    tally.marked += int(marked.any(axis=1).sum())
+    tally.marked_believed += int((marked & trusted).any(axis=1).sum())
 
 
 def _coherent(registers: RegisterSet, name: str) -> Bool:
@@ -265,8 +265,8 @@ def merged(tallies: Iterable[Tally]) -> Tally:
     """The sum of several."""
     whole = Tally()
     for tally in tallies:
-        for name in ("snapshots", "strangers", "marked", "marked_believed", "marker_bytes",
-                     "self_failures", "damage"):
+        for name in ("snapshots", "strangers", "strangers_believed", "marked", "marked_believed",
+                     "marker_bytes", "self_failures", "damage"):
             setattr(whole, name, getattr(whole, name) + getattr(tally, name))
         for name in ("verdicts", "compared", "wrong", "not_believed", "by_way"):
             getattr(whole, name).update(getattr(tally, name))
