@@ -23,7 +23,7 @@ from perfxmm.kernel.constants import PerfType, SampleType
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.perfdata import pipe
-from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
+from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock
 from perfxmm.perfdata.directory import Part, merge, part_files, quiet
 from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
@@ -33,6 +33,7 @@ from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_meta
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import normalise, swap_build_ids
 from perfxmm.perfdata.tracing import TracingError, tracepoint_names

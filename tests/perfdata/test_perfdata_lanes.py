@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import perfdata_writer as w
 
-from perfxmm.perfdata import blocks, lanes
-from perfxmm.perfdata.blocks import Damage, RecordBlock, scan
+from perfxmm.perfdata import lanes
+from perfxmm.perfdata.blocks import Damage, RecordBlock
+from perfxmm.perfdata.scanner import scan
 
 HEADER = struct.Struct("<IHH")
 DECOY = HEADER.pack(w.SAMPLE, 2, 48)
@@ -163,8 +164,8 @@ def test_any_mixture(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanes, "_LANE_RECORDS", 4)
         patch.setattr(lanes, "_LEAST_LANES", 2)
-        patch.setattr(blocks, "_LEARN_RECORDS", 64)
-        patch.setattr(blocks, "_MAX_RECORD_BYTES", 1 << 16)
+        patch.setattr(scanner, "_LEARN_RECORDS", 64)
+        patch.setattr(scanner, "_MAX_RECORD_BYTES", 1 << 16)
         found, damage, _ = scanned(bytes(raw))
     assert found == expected
     behind = expected[-1][0] + expected[-1][3] if expected else 0
