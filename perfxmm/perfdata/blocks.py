@@ -33,7 +33,8 @@ class RecordBlock:
 
     buffer: bytes of the file, a view; file_base: file offset of buffer[0], a multiple of 8.
     offsets int64 [k]: where each record's header begins in `buffer`; ascending in file order,
-    any order in time order. sizes uint32 [k]: header.size, at least 8, inside the buffer.
+    any order in time order. sizes uint32 [k]: header.size, at least 8, inside the buffer; less
+    than that where it reaches into records that are known to follow.
     types uint32 [k], misc uint16 [k]: as in the header.
     """
 
@@ -53,6 +54,11 @@ class RecordBlock:
             self.buffer, self.offsets[rows], self.sizes[rows], self.types[rows], self.misc[rows],
             self.file_base,
         )  # fmt: skip
+
+    def headers(self) -> U64:
+        """uint64 [k]: each record's header as one word, with the size that it has here."""
+        upper = self.sizes.astype(np.uint64) << np.uint64(16) | self.misc
+        return upper << np.uint64(32) | self.types
 
     def record(self, row: int) -> bytes:
         """One record's bytes, header included; for the few that are read one by one."""

@@ -197,12 +197,13 @@ class Reader:
 
     def _scan(
         self, report: Callable[[Damage], None], release: Callable[[int, int], None] | None = None,
-        **limits: int,
+        *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
     ) -> Iterator[RecordBlock]:  # fmt: skip
         """As `scan` over the data section, as far as the file still has it."""
         end = min(self.data_end, self._mapped.size_now)
         blocks = scan(
-            self._mapped.view, self.data_start, end, report=report, release=release, **limits
+            self._mapped.view, self.data_start, end, report=report, release=release,
+            block_records=block_records, block_bytes=block_bytes,
         )
         while (now := self._mapped.size_now) >= end:
             block = next(blocks, None)

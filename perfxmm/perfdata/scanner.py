@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.blocks import (
@@ -29,6 +30,7 @@ from perfxmm.perfdata.blocks import (
     gather_u64,
 )
 from perfxmm.perfdata.lanes import Kinds, kinds_of, walk_lanes
+from perfxmm.perfdata.resync import CHAIN, PAYLOAD_TYPES, UNEVEN_TYPES, Judge, Resync, like_header
 
 # The next records are looked for in stretches of at most so many, and of about so many bytes.
 _AHEAD_RECORDS = 65_536
@@ -45,22 +47,39 @@ _MAX_RECORD_BYTES = 1 << 16
 _LEARN_RECORDS = 2048
 # Their payload lies behind header.size: tools/perf/util/session.c, Linux 7.3.
 _WITH_PAYLOAD = (np.uint64(RecordType.HEADER_TRACING_DATA), np.uint64(RecordType.AUXTRACE))
-_PAYLOAD_TYPES = (int(_WITH_PAYLOAD[0]), int(_WITH_PAYLOAD[1]))
 _TYPE = np.uint64(0xFFFFFFFF)
+_LAST = "the last record is cut short"
+# Bits of a header of which a record of the kernel, up to type 63, has none.
+_WEIRD = np.uint64(7 << 48 | 0xFFFFFFC0)
+# Types from here on are not likely ever to exist.
+_MOST_LIKELY_TYPE = np.uint64(128)
+# So often a record before damage is looked into; it costs more than finding what is behind.
+_MOST_BLAMES = 1000
+
+
+def _doubtful(words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+    """bool [n]: headers of types that are none, or of a size that no record of the type has."""
+    types = words & _TYPE
+    uneven = (words >> np.uint64(48) & np.uint64(7)) != 0
+    for kind in UNEVEN_TYPES:
+        uneven &= types != np.uint64(kind)
+    found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | uneven
+    return found
 
 
 def scan(
     data: U8, start: int, end: int, *, report: Callable[[Damage], None],
-    release: Callable[[int, int], None] | None = None,
+    release: Callable[[int, int], None] | None = None, judge: Judge | None = None,
     block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[RecordBlock]:  # fmt: skip
     """Blocks of the records in data[start:end], in file order.
 
-    Stops at the first header that cannot be one and at a last record that is cut short; `report`
-    gets each such place. release(lo, hi) is called when the consumer is done with a block's
-    bytes.
+    Goes on behind headers that cannot be one where it finds records again (see `resync`); `report`
+    gets each such place, with the bytes that are passed over, and a last record that is cut short.
+    release(lo, hi) is called when the consumer is done with a block's bytes. judge: what is known
+    of samples, for the search.
     """
-    scanner = _Scanner(data, end, report)
+    scanner = _Scanner(data, end, report, judge=judge)
     position = first = start
     # Found but not yet in a block: stretches are as long as it pays, blocks as long as asked for.
     offsets, headers = np.empty(0, np.int64), np.empty(0, np.uint64)
@@ -68,8 +87,8 @@ def scan(
         parts = [(offsets, headers)]
         count = len(offsets)
         while (
-            count < block_records and position < end and position - first < block_bytes
-            and not scanner.stopped
+            count < block_records and position < end
+            and (position - first < block_bytes or not count) and not scanner.stopped
         ):  # fmt: skip
             found, words, position = scanner.stretch(position, _AHEAD_RECORDS, _AHEAD_BYTES)
             parts.append((found, words))
@@ -78,16 +97,18 @@ def scan(
             return
         if len(parts) > 1:
             offsets, headers = (np.concatenate(column) for column in zip(*parts, strict=True))
+        begin = int(offsets[0])
         taken = min(count, block_records)
-        if int(offsets[taken - 1]) - first >= block_bytes:
-            taken = max(1, int(np.searchsorted(offsets, first + block_bytes)))
+        if int(offsets[taken - 1]) - begin >= block_bytes:
+            taken = max(1, int(np.searchsorted(offsets, begin + block_bytes)))
         last = int(offsets[taken - 1]) + int(headers[taken - 1] >> np.uint64(48))
-        yield block_of(data, offsets[:taken], headers[:taken], first, last)
+        yield block_of(data, offsets[:taken], headers[:taken], begin, last)
         offsets, headers = offsets[taken:], headers[taken:]
         behind = int(offsets[0]) if len(offsets) else position
         if release is not None:
             release(first, behind)
         first = behind
+
 
 class RecordEnds:
     """Finds where complete records end in one buffer after another of the same recording."""
@@ -101,7 +122,7 @@ class RecordEnds:
         What follows is the beginning of a record: less than 64 KiB, or a header whose size is
         below 8. Payload outside header.size is not looked for.
         """
-        scanner = _Scanner(data, len(data), lambda damage: None, payloads=False)
+        scanner = _Scanner(data, len(data), lambda damage: None, payloads=False, whole=False)
         scanner.learned = self._learned
         position = 0
         while not scanner.stopped:
@@ -113,13 +134,21 @@ class RecordEnds:
 class _Scanner:
     """Stretches of records, by run or by walk. `stopped`: there is nothing to read behind.
 
-    payloads: whether some types have payload outside header.size.
+    payloads: whether some types have payload outside header.size. whole: data[:end] are all there
+    is; else nothing is doubted, and it stops at the first header that cannot be one.
     """
 
     def __init__(
-        self, data: U8, end: int, report: Callable[[Damage], None], *, payloads: bool = True
+        self, data: U8, end: int, report: Callable[[Damage], None], *, payloads: bool = True,
+        whole: bool = True, judge: Judge | None = None,
     ) -> None:
         self._payloads = payloads
+        self._whole = whole
+        self._resync = Resync(data, end, payloads=payloads, judge=judge)
+        # Doubtful headers before here have been looked at.
+        self._trusted = 0
+        self._blames = 0
+        self._step = 8  # records have begun at other places, too: 1
         self._data = data
         self._end = end
         self._report = report
@@ -181,24 +210,144 @@ class _Scanner:
             headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
-        strange = self._strange(headers)
+        weird = headers & _WEIRD
+        if weird.any():
+            offsets, headers, after, damage = self._look_closer(
+                offsets, headers, after, damage, np.flatnonzero(weird)
+            )
+        if damage is None and self._whole and self._doubtful(after):
+            damage = self._damage_at(after)
+        if damage is not None:
+            return self._go_on(offsets, headers, damage)
+        return offsets, headers, after
+
+    def _look_closer(
+        self, offsets: I64, headers: U64, after: int, damage: Damage | None, rows: I64
+    ) -> tuple[I64, U64, int, Damage | None]:
+        """A stretch as far as it can be believed. rows: its headers that are not of the kernel's
+        types, or of a size that is no multiple of 8.
+        """
+        words = headers[rows]
+        strange = np.empty(0, np.int64)
+        if self._payloads:
+            types = words & _TYPE
+            strange = np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
+        if self._whole:
+            # Behind payload nothing is known yet.
+            until = int(strange[0]) if len(strange) else len(rows)
+            doubtful = offsets[rows[:until][_doubtful(words[:until])]]
+            for at in doubtful[doubtful >= self._trusted].tolist():
+                if at >= self._trusted and (found := self._damage_at(at)) is not None:
+                    count = int(np.searchsorted(offsets, at))
+                    return offsets[:count], headers[:count], at, found
         if len(strange):
-            count = int(strange[0])
-            found, after, damage = self._with_payload(int(offsets[count]))
-            offsets = np.concatenate([offsets[:count], np.array(found, np.int64)])
+            count = int(rows[strange[0]])
+            more, after, damage = self._with_payload(int(offsets[count]))
+            offsets = np.concatenate([offsets[:count], np.array(more, np.int64)])
             headers = gather_u64(self._data, offsets)
             # What was found behind the first of them was for nothing.
             self._walk = self._most = _WALK_LEAST
-        if damage:
+        return offsets, headers, after, damage
+
+    def _doubtful(self, at: int) -> bool:
+        """Whether the header at `at`, if there is room for one, needs to be looked at."""
+        if at < self._trusted or self._end - at < HEADER_BYTES:
+            return False
+        word = self._word(at)
+        size = word >> 48
+        return size < HEADER_BYTES or at + size > self._end or bool(_doubtful(np.uint64(word)))
+
+    def _word(self, at: int) -> int:
+        return int.from_bytes(self._data[at : at + HEADER_BYTES].tobytes(), "little")
+
+    def _damage_at(self, at: int) -> Damage | None:
+        """What is wrong with the header at `at`; None where it can be believed.
+
+        A header that is only unlikely is believed where records go on behind it, or nowhere else.
+        """
+        word = self._word(at)
+        kind, size = word & 0xFFFFFFFF, word >> 48
+        if size < HEADER_BYTES:
+            return Damage(at, f"record of size {size}")
+        after = at + size
+        if self._payloads and kind in PAYLOAD_TYPES:
+            after, damage = self._behind_payload(at)
+            if damage is not None:
+                return damage
+        if after > self._end:
+            return Damage(at, f"{_LAST}: {self._end - at} of {size} bytes")
+        if not _doubtful(np.uint64(word)):
+            return None
+        if after == self._end or int(self._resync.chains(np.array([after], np.int64))[0]):
+            self._trust(after, at)
+            return None
+        found = self._resync.find(at + 8, 1, step=self._step)
+        if found is None:
+            self._trusted = self._end
+            return None
+        if self._resync.leads(at, found):
+            self._trust(found, at)
+            return None
+        return Damage(at, f"no record has type {kind} and size {size}, or none is behind it")
+
+    def _trust(self, until: int, at: int) -> None:
+        self._trusted = until
+        if (until | at) & 7:
+            self._step = 1
+
+    def _go_on(self, offsets: I64, headers: U64, damage: Damage) -> tuple[I64, U64, int]:
+        """A stretch up to what cannot be a record, and where records begin again.
+
+        The size of the record before it may be what is wrong: that record then ends where a chain
+        begins that comes to the next records, too.
+        """
+        at = damage.offset
+        self._walk = self._most = _WALK_LEAST
+        if not self._whole:
             self._report(damage)
             self.stopped = True
-        return offsets, headers, after
+            return offsets, headers, at
+        word = self._word(at)
+        size = word >> 48
+        known = like_header(word)
+        if at & 7:
+            self._step = 1
+        # A last record that is cut short may hold whatever looks like a record; payload all the
+        # more.
+        cut = known and size >= HEADER_BYTES and not size & 7
+        least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
+        found = self._resync.find(at + 8, least, step=self._step)
+        if found is None:
+            what = damage.what
+            if size < HEADER_BYTES:
+                what += f"; {self._end - at} bytes from here on are not read"
+            self._report(Damage(at, what))
+            self.stopped = True
+            return offsets, headers, at
+        if len(offsets) and self._blames < _MOST_BLAMES:
+            self._blames += 1
+            before = int(offsets[-1])
+            inside = self._resync.through(before + 8, at, found, step=self._step)
+            if inside is not None:
+                headers = headers.copy()
+                headers[-1] = self._cut(before, int(headers[-1]), inside)
+                return offsets, headers, inside
+        if known and HEADER_BYTES <= found - at < size:
+            offsets = np.append(offsets, at)
+            headers = np.append(headers, np.uint64(self._cut(at, word, found)))
+            return offsets, headers, found
+        what = damage.what
+        if what.startswith(_LAST):
+            what = f"record of size {size}, but {self._end - at} bytes are left"
+        self._report(Damage(at, f"{what}; {found - at} bytes are passed over"))
+        return offsets, headers, found
 
-    def _strange(self, headers: U64) -> I64:
-        if not self._payloads:
-            return np.empty(0, np.int64)
-        types = headers & _TYPE
-        return np.flatnonzero((types == _WITH_PAYLOAD[0]) | (types == _WITH_PAYLOAD[1]))
+    def _cut(self, at: int, word: int, end: int) -> int:
+        """The header word of a record whose size is too large, with the size that it can have."""
+        self._report(Damage(
+            at, f"record of size {word >> 48}, but others begin {end - at} bytes behind its start"
+        ))  # fmt: skip
+        return word & (1 << 48) - 1 | end - at << 48
 
     def _size(self, position: int) -> int:
         odd = position & 1
@@ -282,11 +431,9 @@ class _Scanner:
         begun = int(offsets[-1])
         after = begun + size
         if size < HEADER_BYTES:
-            damage = Damage(
-                begun, f"record of size {size}; {end - begun} bytes from here on are not read"
-            )
+            damage = Damage(begun, f"record of size {size}")
         elif after > end:
-            damage = Damage(begun, f"the last record is cut short: {end - begun} of {size} bytes")
+            damage = Damage(begun, f"{_LAST}: {end - begun} of {size} bytes")
         if damage:
             return offsets[:-1], begun, damage
         return offsets, after, None
@@ -308,7 +455,7 @@ class _Scanner:
         found: list[int] = []
         end = self._end - HEADER_BYTES
         while position <= end and len(found) < _WALK_MOST:
-            if int.from_bytes(self._data[position : position + 4], "little") not in _PAYLOAD_TYPES:
+            if int.from_bytes(self._data[position : position + 4], "little") not in PAYLOAD_TYPES:
                 break
             after, damage = self._behind_payload(position)
             if damage:

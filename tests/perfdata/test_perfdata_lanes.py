@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import perfdata_writer as w
 
-from perfxmm.perfdata import lanes
+from perfxmm.perfdata import lanes, scanner
 from perfxmm.perfdata.blocks import Damage, RecordBlock
 from perfxmm.perfdata.scanner import scan
 
@@ -98,8 +98,15 @@ def test_an_impossible_or_uneven_size_among_mixed_records(size: int) -> None:
     odd = HEADER.pack(w.SAMPLE, 2, size) + bytes(max(0, size - 8))
     data = before + odd + b"".join(records[9000:])
     found, damage, _ = scanned(data)
-    assert found == walked(data, len(data))
-    assert [d.offset for d in damage] == ([len(before)] if size < 8 else [])
+    if size >= 8:
+        assert found == walked(data, len(data))
+        assert damage == []
+        return
+    behind = walked(data[len(before) + 8 :], len(data) - len(before) - 8)
+    assert found == walked(data, len(before)) + [
+        (at + len(before) + 8, *rest) for at, *rest in behind
+    ]
+    assert damage == [Damage(len(before), f"record of size {size}; 8 bytes are passed over")]
 
 
 @pytest.mark.parametrize("cut", [1, 7, 8, 9, 100])
