@@ -31,6 +31,8 @@ from perfxmm.perfdata.reader import Reader
 from perfxmm.perfdata.recordtext import UNKNOWN_PREFIX, RecordLines, type_name
 from perfxmm.perfdata.tally import Span, Tally
 from perfxmm.snapshots.decode import Decoder
+from perfxmm.snapshots.settle import Settlement
+from perfxmm.snapshots.xsaves import plan_snapshots
 
 # How much of the data is decoded, not only counted: small files, and the beginning of large ones.
 CHECK_BYTES = 16 << 20
@@ -46,8 +48,10 @@ class Inspector:
     Raises what opening a Reader raises.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
-        self._reader = reader = Reader(source)
+    def __init__(
+        self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None
+    ) -> None:
+        self._reader = reader = Reader(source, dialect)
         self._parts = len(part_files(source))
         self._x86 = reader.arch in X86_ARCHES
         attrs, ids = [e.attr for e in reader.events], [e.ids for e in reader.events]
@@ -56,7 +60,13 @@ class Inspector:
         self._tally = Tally(attrs, ids, self._report)
         sigtrap = reader.metadata is not None and reader.metadata.source == "sigtrap"
         arch = reader.arch
-        self._decoder = Decoder(reader.events, stop_info=sigtrap, arch=arch)
+        snapshots, self._snapshot_notes = plan_snapshots(
+            reader.events, reader.snapshot_formats, reader.metadata
+        )
+        self._decoder = Decoder(
+            reader.events, stop_info=sigtrap, arch=arch, trust_attrs=reader.dialect_given,
+            snapshots=snapshots,
+        )
         self._simd: Counter[int] = Counter()
         self._checked_samples = self._checked_bytes = 0
         self._bytes = 0
@@ -211,46 +221,38 @@ class Inspector:
         return {
             "index": event.index, "name": event.name, "ids": list(event.ids),
             "samples": self._tally.samples[event.index], "attr_offset": event.attr_offset,
-            "attr": attrtext.describe(event.attr, x86=self._x86, pmus=pmus),
+            "attr": attrtext.describe(
+                self._decoder.settled[event.index].attr, x86=self._x86, pmus=pmus
+            ),
             "dialect": self._dialect(event),
         }  # fmt: skip
 
     def _dialect(self, event: Event) -> dict[str, Any]:
-        spoken = event.attr.dialect
-        if self._x86:
-            evidence = dialects.detect(event.attr_bytes[: event.attr.size]).evidence
-        else:
+        said = self._decoder.settled[event.index]
+        spoken = said.dialect
+        if not self._x86:
             arch = self._reader.features.get("arch")
             evidence = f"recorded on {arch}, which has no SIMD fields in its attributes"
-        said: dict[str, Any] = {
+        elif self._reader.dialect_given:
+            evidence = "it was given"
+        else:
+            evidence = dialects.detect(event.attr_bytes[: event.attr.size]).evidence
+        told: dict[str, Any] = {
             "name": spoken.name, "title": spoken.title, "evidence": evidence,
         }  # fmt: skip
-        if event.attr.simd_enabled:
-            said.update(self._confirmation(event))
-        return said
+        if said.attr.simd_enabled:
+            told.update(self._confirmation(event, said))
+        return told
 
-    def _confirmation(self, event: Event) -> dict[str, Any]:
-        """Whether the samples' own SIMD headers are what the dialect implies."""
-        seen = self._simd[event.index]
-        implied = event.attr.dialect.header
-        kinds = {
-            s.header for s in self._decoder.plans[event.index].sets.values() if s.header != "none"
-        }
-        if not seen:
-            return {
-                "confirmed": None,
-                "confirmation": "no sample with a SIMD header was met that would confirm it",
-            }
-        if kinds - {implied}:
-            found = ", ".join(sorted(kinds))
-            return {
-                "confirmed": False,
-                "confirmation": f"{seen} samples have {found} SIMD headers, not {implied}",
-            }
-        return {
-            "confirmed": True,
-            "confirmation": f"{seen} samples have {implied} SIMD headers that fit",
-        }
+    def _confirmation(self, event: Event, said: Settlement) -> dict[str, Any]:
+        """Whether the samples' own SIMD headers are what the attribute implies."""
+        seen, text = self._simd[event.index], said.evidence
+        if said.confirmed is False:
+            claimed = event.attr.dialect.name
+            text = f"{text}; by its attribute alone it would be {claimed}"
+        elif said.confirmed:
+            text = f"{seen:,} samples have {said.dialect.header} SIMD headers that fit"
+        return {"confirmed": said.confirmed, "confirmation": text}
 
     def _threads(self) -> list[dict[str, Any]]:
         """Threads with samples or a name, most samples first."""

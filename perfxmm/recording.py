@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.errors import UsageError
+from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
 from perfxmm.kernel.layout import X86_ARCHES
@@ -39,12 +41,15 @@ from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, Snapshot
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
+from perfxmm.snapshots.settle import Settlement
+from perfxmm.snapshots.xsaves import plan_snapshots
 
 if TYPE_CHECKING:
     import pyarrow
 
     from perfxmm.analysis.instructions import Instructions
     from perfxmm.analysis.sourcelines import SourceLines
+    from perfxmm.coherence.witness import Witness
 
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
@@ -69,6 +74,7 @@ class Recording:
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
         symfs: str | os.PathLike[str] | None = None, places: Places | None = None,
+        code_checks: bool = True,
     ) -> None:
         self._reader = Reader(source, dialect)
         self.path = self._reader.file
@@ -76,7 +82,13 @@ class Recording:
         self.events: list[Event] = self._reader.events
         sigtrap = self.metadata is not None and self.metadata.source == "sigtrap"
         arch = self._reader.arch
-        self._decoder = Decoder(self.events, stop_info=sigtrap, arch=arch)
+        snapshots, self._snapshot_notes = plan_snapshots(
+            self.events, self._reader.snapshot_formats, self.metadata
+        )
+        self._decoder = Decoder(
+            self.events, stop_info=sigtrap, arch=arch, trust_attrs=self._reader.dialect_given,
+            snapshots=snapshots,
+        )
         self._sideband = sideband.SidebandDecoder(self.events, self._decoder.plans)
         self._timeline = Timeline(places or _places(self._reader, symfs))
         for path, build_id in _build_ids(self._reader.features):
@@ -88,16 +100,20 @@ class Recording:
         self._sideband_timed = all(event.attr.flag(AttrFlag.SAMPLE_ID_ALL) for event in self.events)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
+        self._code_checks = code_checks
+        self._witness: Witness | None = None
+        # DSOs whose code could be read, but is not proved to be what ran, and why.
+        self.unasked: dict[int, str] = {}
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
-        self._contexts = tuple(
-            event_context(event.attr, event.name, arch) for event in self.events
-        )
-        self._asked = _asked_table(self._contexts)
+        self._settled: list[Settlement] = []
+        self._contexts: tuple[EventContext, ...] = ()
+        self._take_dialects()
         self.account = Account()
         self.lost = 0
         self.throttled = 0
+        self._unequal_twins: Counter[int] = Counter()
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -119,9 +135,11 @@ class Recording:
     @property
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words."""
-        notes = list(self._decoder.notes)
+        notes = [*self._snapshot_notes, *self._decoder.notes]
         asking = SampleType.REGS_INTR | SampleType.REGS_USER
-        if self.events and not any(event.attr.has(asking) for event in self.events):
+        if self.events and not (
+            self._decoder.snapshots or any(event.attr.has(asking) for event in self.events)
+        ):
             notes.append(
                 "the recording holds no register samples (record with perfxmm record, or perf "
                 "record -I...)"
@@ -133,6 +151,7 @@ class Recording:
             )
         if self.values_redacted:
             notes.append("register values were left out when this was recorded (--redact values)")
+        notes += self._dialect_notes()
         notes += remarks(self._timeline)
         if self._source_lines is not None:
             notes += self._source_lines.notes
@@ -166,8 +185,19 @@ class Recording:
         return NameTables(
             comms=self.comms, symbols=self.symbols, dsos=self.dsos, build_ids=self.build_ids,
             events=[event.name for event in self.events], gpr_names=GPR_NAMES,
-            source=self.metadata.source if self.metadata else "",
+            source=self.source,
         )  # fmt: skip
+
+    @property
+    def source(self) -> str:
+        """Where the snapshots come from: "sigtrap", "pmu", "nmi"; "" where perf itself recorded
+        registers that the kernel sampled, or none."""
+        if self.metadata is not None:
+            return self.metadata.source
+        carriers = [context for context in self._contexts if context.classes]
+        named = {source for context in carriers for source in context.sources.values()}
+        only = len(named) == 1 and all(c.sources.keys() == c.classes.keys() for c in carriers)
+        return named.pop() if only else ""
 
     @property
     def instructions(self) -> Instructions:
@@ -178,6 +208,15 @@ class Recording:
 
             self._instructions = Instructions(self._timeline)
         return self._instructions
+
+    @property
+    def witness(self) -> Witness:
+        """What the code around the samples' IPs proves of their registers."""
+        if self._witness is None:
+            from perfxmm.coherence.witness import Witness
+
+            self._witness = Witness(self._timeline)
+        return self._witness
 
     @property
     def source_lines(self) -> SourceLines:
@@ -225,6 +264,7 @@ class Recording:
         """
         filters = filters or Filters()
         self.account = account = Account()
+        self._unequal_twins.clear()
         if self._timeline.forgot:
             # An earlier pass kept only the last part of who ran what.
             self._timeline.rewind()
@@ -244,12 +284,16 @@ class Recording:
                 join_deferred(batch, late_chains)
                 if COOKIES not in columns:
                     del batch.extra[COOKIES]
+            self._take_dialects()
             coherence.judge(batch, self._context())
+            self._count_twins(batch)
             self._resolve(batch)
             account.read += len(batch)
             passed = filters.mask(batch, self.names)
             if not passed.all():
                 batch = select(batch, passed)
+            if self._code_checks:
+                self._ask_code(batch)
             shown, asked = self._shown(batch, policy, filters.verdicts)
             account.count(batch, asked, policy, shown)
             if not shown.all():
@@ -359,6 +403,57 @@ class Recording:
             case sideband.Throttle(on=True):
                 self.throttled += 1
 
+    def _take_dialects(self) -> None:
+        """What the events asked for depends on their dialects, which samples may have settled."""
+        if self._settled == self._decoder.settled:
+            return
+        self._settled = list(self._decoder.settled)
+        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        self._contexts = tuple(
+            event_context(
+                said.attr, event.name, self._reader.arch,
+                snapshots=event.index in self._decoder.snapshots,
+                merged_proven=given or dialects.merged_release(release),
+            )
+            for said, event in zip(self._settled, self.events, strict=True)
+        )
+        self._asked = _asked_table(self._contexts)
+
+    def _count_twins(self, batch: SnapshotBatch) -> None:
+        """How often the two sets of one sample that must be equal were not, by event."""
+        registers = batch.sets.get("intr")
+        if registers is None or len(batch.sets) < 2:
+            return
+        differ = (registers.reason & np.uint64(coherence.REASONS["twin-mismatch"].mask)) != 0
+        if differ.any():
+            self._unequal_twins.update(batch.event[differ].tolist())
+
+    def _dialect_notes(self) -> Iterator[str]:
+        """Which dialect each event with SIMD registers is in and why, and which lie about it."""
+        own = self.metadata is not None and self.metadata.source == "sigtrap"
+        release = self.features.get("osrelease") or "not recorded"
+        for event, said in zip(self.events, self._decoder.settled, strict=True):
+            if said.attr.simd_enabled and not own:
+                yield f"event {event.index} ({event.name}): {self._dialect_text(event, said)}"
+            if count := self._unequal_twins[event.index]:
+                yield (
+                    f"WARNING: in {count:,} user-mode samples of event {event.index} "
+                    f"({event.name}) the interrupt and the user registers differ, though both are "
+                    f"those of one instant (kernel release {release}, dialect "
+                    f"{said.dialect.name}): a broken kernel, file or decoder. None of these is "
+                    "believed."
+                )
+
+    def _dialect_text(self, event: Event, said: Settlement) -> str:
+        """Name and title of a dialect with the evidence for it."""
+        name = f"dialect {said.dialect.name} ({said.dialect.title})"
+        if self._reader.dialect_given:
+            return f"{name}, as given; {said.evidence}"
+        if said.confirmed is False:
+            return f"{name}: {said.evidence}"
+        claim = dialects.detect(event.attr_bytes[: event.attr.size]).evidence
+        return f"{name}: {claim}; {said.evidence}"
+
     def _context(self) -> JudgeContext:
         metadata = self.metadata
         arch_pebs = metadata.probes.get("arch_pebs") if metadata else None
@@ -384,11 +479,40 @@ class Recording:
         batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
         batch.extra[CODE_OFFSET] = found.offset
 
+    def _code_is_known(self, batch: SnapshotBatch) -> bool:
+        """Whether any sample has registers and is in code that is proved to be what ran. Without
+        one, no disassembler is needed."""
+        if batch.dso is None or not any(s.verdict.any() for s in batch.sets.values()):
+            return False
+        binaries = self._timeline.binaries
+        known = False
+        for dso in np.unique(batch.dso[batch.dso >= 0]).tolist():
+            why = binaries.unproved(dso)
+            known = known or not why
+            if why and binaries.image(dso) is not None:
+                self.unasked.setdefault(dso, why)
+        return known
+
+    def _ask_code(self, batch: SnapshotBatch) -> None:
+        """Lets the code around the IPs speak for or against what was judged."""
+        if batch.dso is None or not self._code_is_known(batch):
+            return
+        ip = attributed_ip(batch)
+        from perfxmm.coherence.witness import apply
+
+        if apply(
+            batch, self._context(), self.witness, ip, batch.dso, batch.extra[CODE_OFFSET]
+        ):
+            self._resolve(batch)
+
     def _shown(
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
     ) -> tuple[Bool, dict[str, Bool]]:
         """Which samples to give, and the classes each was asked for, by set."""
-        asked = {name: self._asked[name][batch.event] for name in batch.sets}
+        asked = {
+            name: self._asked[name][batch.event] & coherence.asked_components(registers)
+            for name, registers in batch.sets.items()
+        }
         only = Policy.of(verdicts) if verdicts else None
         # A sample that was asked for no register has nothing to be withheld: a plain perf
         # recording is shown as it is.
@@ -408,32 +532,43 @@ class Recording:
 
 def open(
     path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
-    symfs: str | os.PathLike[str] | None = None,
+    symfs: str | os.PathLike[str] | None = None, code_checks: bool = True,
 ) -> Recording:
     """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
 
-    dialect: "L", "M", "O1" or "R2" overrides what the events' attributes look like.
+    dialect: a name in kernel.dialects.DIALECTS overrides what attributes and samples look like.
     symfs: directory that holds the binaries of the machine that was recorded, under their paths.
+    code_checks: False leaves out what the code around each IP says for or against its registers.
     Raises DamagedInput for what is no recording, UsageError where there is none.
     """
-    return Recording(path, dialect=dialect, symfs=symfs)
+    return Recording(path, dialect=dialect, symfs=symfs, code_checks=code_checks)
 
 
-def event_context(attr: EventAttr, name: str = "", arch: str = "x86_64") -> EventContext:
+def event_context(
+    attr: EventAttr, name: str = "", arch: str = "x86_64", *, snapshots: bool = False,
+    merged_proven: bool = True,
+) -> EventContext:
     """What one event asked the kernel for, as the judge wants to know it.
 
     name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
+    snapshots: its samples have images of the `nmi` source, which are the set `intr`; what was
+        asked for, each of them says by itself.
     arch: the machine's name; masks of registers that are not x86's say nothing about classes.
+    merged_proven: the kernel's release, or who called, says that an attr in M's layout is M's.
     """
     classes: dict[str, frozenset[str]] = {}
     for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
         if attr.has(bit) and arch in X86_ARCHES:
             classes[set_name] = frozenset(_classes_asked(attr, set_name))
+    if snapshots:
+        classes["intr"] = frozenset(VERDICT_CLASSES)
     return EventContext(
         dialect=attr.dialect.name, precise_ip=attr.precise_ip,
         exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
         classes=classes, in_kernel=_in_kernel(attr, name),
         high_vectors=frozenset(_sets_with_high_vectors(attr)),
+        sources={"intr": "nmi"} if snapshots else {},
+        merged_proven=merged_proven or attr.dialect.name != "M",
     )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def export(
     unsafe_foreign: options.UnsafeForeign = False,
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
+    dialect: options.Dialect = "",
     limit: options.Limit = None,
 ) -> None:
     """Write snapshots as JSON lines, CSV or Parquet."""
@@ -89,7 +90,7 @@ def export(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs)
+    recording = options.open_input(input, symfs, dialect)
 
     from perfxmm.analysis.shown import limited
     from perfxmm.exports.redaction import Redaction

@@ -36,6 +36,7 @@ def inspect(
     records: Annotated[
         bool, typer.Option("--records", help="A line for each record, in the file's order.")
     ] = False,
+    dialect: options.Dialect = "",
     as_json: options.AsJson = False,
 ) -> None:
     """Say what a recording consists of, without reading its samples' contents.
@@ -50,6 +51,7 @@ def inspect(
     if records and as_json:
         raise UsageError("--records prints lines and goes without --json")
     path = file or input or options.DEFAULT_INPUT
+    spoken = options.dialect_of(dialect)
     options.check_input(path)
 
     from perfxmm.cli.console import progress, say, write_json
@@ -57,7 +59,7 @@ def inspect(
     from perfxmm.views.escape import escape_control
     from perfxmm.views.inspect import text
 
-    inspector = Inspector(path)
+    inspector = Inspector(path, dialect=spoken)
     if records:
         lines = inspector.lines()
         while some := list(islice(lines, _LINES_AT_ONCE)):

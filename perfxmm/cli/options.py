@@ -87,6 +87,21 @@ Symfs = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+# Names of kernel.dialects.DIALECTS, which would take numpy's time to import.
+DIALECT_NAMES = ("L", "M", "O1", "O2", "R2", "R6")
+
+
+def complete_dialect(incomplete: str) -> list[str]:
+    return [name for name in DIALECT_NAMES if name.startswith(incomplete.upper())]
+
+
+Dialect = Annotated[
+    str, typer.Option("--dialect", metavar="NAME", autocompletion=complete_dialect,
+                      help=f"Read SIMD registers as {', '.join(DIALECT_NAMES)}, whatever the "
+                      "recording looks like (inspect says what it looks like and why).")
+]  # fmt: skip
+
+
 def words(text: str) -> list[str]:
     """The parts of a comma-separated list, without blanks."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -101,12 +116,21 @@ def check_input(path: str) -> None:
         )
 
 
-def open_input(path: str, symfs: str = "") -> Recording:
+def dialect_of(text: str) -> str | None:
+    """The dialect asked for, None where none was. Raises UsageError for one that does not exist."""
+    name = text.strip().upper()
+    if name and name not in DIALECT_NAMES:
+        raise unknown_word("dialect", text, DIALECT_NAMES)
+    return name or None
+
+
+def open_input(path: str, symfs: str = "", dialect: str = "") -> Recording:
     """The recording to read. Raises UsageError that says how to get one."""
+    spoken = dialect_of(dialect)
     check_input(path)
     from perfxmm.recording import open as open_recording
 
-    return open_recording(path, symfs=symfs or None)
+    return open_recording(path, symfs=symfs or None, dialect=spoken)
 
 
 def policy_of(keep: str, verdict: str, unsafe_foreign: bool) -> Policy:

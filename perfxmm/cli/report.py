@@ -66,6 +66,7 @@ def report(
     unsafe_foreign: options.UnsafeForeign = False,
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
+    dialect: options.Dialect = "",
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -80,7 +81,7 @@ def report(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs)
+    recording = options.open_input(input, symfs, dialect)
 
     from perfxmm.analysis.report import ReportBuilder
     from perfxmm.cli.console import progress, results, say, write_json

@@ -84,6 +84,7 @@ def script(
     unsafe_foreign: options.UnsafeForeign = False,
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
+    dialect: options.Dialect = "",
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -94,7 +95,7 @@ def script(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs)
+    recording = options.open_input(input, symfs, dialect)
 
     from perfxmm.analysis.shown import limited
     names = recording.names

@@ -1,6 +1,7 @@
 """May this register of this snapshot be believed? Rules, verdicts, reasons."""
 
 from perfxmm.coherence.context import EventContext, JudgeContext
+from perfxmm.coherence.evidence import asked_components
 from perfxmm.coherence.filter import (
     class_counts,
     init_classes,
@@ -12,10 +13,11 @@ from perfxmm.coherence.filter import (
 )
 from perfxmm.coherence.reasons import REASONS, Reason, reason_names
 from perfxmm.coherence.rule import Rule
-from perfxmm.coherence.rules import RULES
+from perfxmm.coherence.rules import ALL_RULES, RULES
 from perfxmm.coherence.verdicts import SHOWN_BY_DEFAULT, VERDICT_TEXT, Verdict, parse_verdicts
 
 __all__ = [
+    "ALL_RULES",
     "REASONS",
     "RULES",
     "SHOWN_BY_DEFAULT",
@@ -25,6 +27,7 @@ __all__ = [
     "Reason",
     "Rule",
     "Verdict",
+    "asked_components",
     "class_counts",
     "init_classes",
     "judge",

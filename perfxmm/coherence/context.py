@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Dialects whose behaviour is known row by row; any other name is judged like the worst of them.
-KNOWN_DIALECTS: frozenset[str] = frozenset({"L", "M", "O1", "R2"})
+KNOWN_DIALECTS: frozenset[str] = frozenset({"L", "M", "O1", "O2", "R2", "R6"})
 
 
 @dataclass(frozen=True, slots=True)
 class EventContext:
     """What one event of the recording asked the kernel for.
 
-    dialect: name of the attr's dialect ("L", "M", "O1", "R2"); "" where it cannot be told.
+    dialect: name of the event's dialect (KNOWN_DIALECTS); anything else where it cannot be told.
+    merged_proven: dialect "M" is not only what the attr looks like, which it has in common with an
+        overlay that mixes sources: the kernel's release says so, or the caller does.
     simd_enabled: the attr's sample_simd_regs_enabled.
     classes: per set name ("intr", "user") the register classes asked for, of gpr, xmm, ymm, zmm,
         opmask, egpr, ssp. A wider vector class includes the narrower ones.
     in_kernel: the event happens inside the kernel, whatever the sample's cpumode says
         (tracepoints, context switches): user registers are those that the kernel was entered with.
     high_vectors: names of the sets that were asked for vectors 16 to 31.
+    sources: source by set name, where a set does not come from the recording's own source.
     """
 
     dialect: str
@@ -29,6 +32,8 @@ class EventContext:
     classes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     in_kernel: bool = False
     high_vectors: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    merged_proven: bool = True
 
     def asks(self, set_name: str, register_class: str) -> bool:
         """Whether `register_class` was asked for, itself or as part of a wider class."""

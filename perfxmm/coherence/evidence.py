@@ -11,10 +11,20 @@ from functools import cached_property
 
 import numpy as np
 
+from perfxmm.coherence import compare
+from perfxmm.coherence.compare import LOW_VECTORS, Mask, differing_rows
 from perfxmm.coherence.context import KNOWN_DIALECTS, EventContext, JudgeContext
-from perfxmm.snapshots.batch import U64, Bool, RegisterSet, SnapshotBatch
+from perfxmm.coherence.staleness import stale_rows
+from perfxmm.snapshots.batch import (
+    U64,
+    VERDICT_CLASSES,
+    Bool,
+    RegisterSet,
+    SnapshotBatch,
+)
 from perfxmm.snapshots.vocabulary import (
     EGPR_MASK,
+    GPR_ID,
     GPR_IP,
     GPR_SSP,
     REGS_ABI_32,
@@ -22,16 +32,12 @@ from perfxmm.snapshots.vocabulary import (
     REGS_ABI_SIMD,
     SSP_MASK,
     CpuMode,
+    SnapshotFlag,
     StopFlag,
 )
 
-Mask = Bool | bool
-
-# Rows compared at a time: two sets of 512-bit vectors then stay in the second-level cache.
-_CHUNK_ROWS = 128
-# Highest vector number that every width has, plus one.
-LOW_VECTORS = 16
 LOW_VECTOR_MASK = 0xFFFF
+EGPR_IDS = tuple(GPR_ID[f"R{number}"] for number in range(16, 32))
 
 
 def uniform(column: Bool) -> Mask:
@@ -82,6 +88,7 @@ class Evidence:
         self.batch = batch
         self.registers = registers
         self.context = context
+        self._of_sources: dict[frozenset[str], Mask] = {}
 
     # What the events asked for
 
@@ -110,7 +117,22 @@ class Evidence:
         return self.events(lambda event: event.in_kernel)
 
     def asked(self, register_class: str) -> Mask:
-        return self.events(lambda event: event.asks(self.registers.name, register_class))
+        by_event = self.events(lambda event: event.asks(self.registers.name, register_class))
+        components, said = XSTATE_COMPONENTS.get(register_class), self.registers.asked_components
+        if by_event is False or components is None or said is None:
+            return by_event
+        return both(by_event, uniform((said & np.uint64(components)) != 0))
+
+    def of_sources(self, sources: frozenset[str]) -> Mask:
+        """The samples whose set comes from one of `sources`; all where there are none named."""
+        if not sources:
+            return True
+        if sources not in self._of_sources:
+            name, usual = self.registers.name, self.context.source
+            self._of_sources[sources] = self.events(
+                lambda event: event.sources.get(name, usual) in sources
+            )
+        return self._of_sources[sources]
 
     # Where the CPU was
 
@@ -128,6 +150,12 @@ class Evidence:
     def stopped(self, flag: StopFlag) -> Mask:
         """The samples whose stop has `flag`."""
         return uniform((self.batch.stop_flags & np.uint32(flag)) != 0)
+
+    def snapshot(self, flag: SnapshotFlag) -> Mask:
+        """The samples whose snapshot has one of the bits in `flag`."""
+        if self.batch.snapshot_flags is None:
+            return False
+        return uniform((self.batch.snapshot_flags & np.uint64(flag)) != 0)
 
     # What was delivered
 
@@ -205,17 +233,19 @@ class Evidence:
     @cached_property
     def all_zero(self) -> Mask:
         """Every vector and predicate register of the set reads zero."""
-        regs = self.registers
         zero = np.ones(len(self.batch), np.bool_)
-        for values in (regs.vectors, regs.predicates):
-            rows = values.reshape(len(values), -1)
-            if rows.shape[1] == 0 or not len(rows):
-                continue
+        if len(self.head):
             # Nearly every sample is settled by one word; only the rest is read whole.
-            left = np.flatnonzero(zero & (rows[:, 0] == 0))
-            zero[rows[:, 0] != 0] = False
-            zero[left[rows[left].any(axis=1)]] = False
+            zero = self.head[0] == 0
+        for values in (self.registers.vectors, self.registers.predicates):
+            if zero.any():
+                zero = compare.all_zero(values, zero)
         return uniform(zero)
+
+    @cached_property
+    def head(self) -> U64:
+        """uint64 [qwords, n]: vector register 0."""
+        return compare.first_register(self.registers.vectors)
 
     @cached_property
     def upper_zero(self) -> Mask:
@@ -223,11 +253,12 @@ class Evidence:
         regs = self.registers
         if regs.vectors.shape[2] < 4 or not len(self.batch):
             return False
-        low = _any_word(regs.vectors, 0, 2)
-        ymm = both(self.delivered("ymm"), uniform(~_any_word(regs.vectors, 2, 4)))
+        low = compare.any_word(regs.vectors, self.head, 0, 2)
+        ymm = both(self.delivered("ymm"), uniform(~compare.any_word(regs.vectors, self.head, 2, 4)))
         zmm: Mask = False
         if regs.vectors.shape[2] >= 8:
-            zmm = both(self.delivered("zmm"), uniform(~_any_word(regs.vectors, 4, 8)))
+            high = compare.any_word(regs.vectors, self.head, 4, 8)
+            zmm = both(self.delivered("zmm"), uniform(~high))
         return both(uniform(low), either(ymm, zmm))
 
     @cached_property
@@ -240,6 +271,51 @@ class Evidence:
                 answer = uniform(differing_rows(intr, user, self.user_mode))
             self.shared["twins_differ"] = answer
         return self.shared["twins_differ"]
+
+    @cached_property
+    def twins_equal(self) -> Mask:
+        """In user mode: both sets deliver the same registers with the same values."""
+        intr, user = self.batch.sets.get("intr"), self.batch.sets.get("user")
+        if intr is None or user is None:
+            return False
+        alike = (
+            (intr.abi != 0) & (intr.abi == user.abi) & (intr.vector_mask == user.vector_mask)
+            & (intr.delivered_qwords == user.delivered_qwords)
+            & (intr.predicate_mask == user.predicate_mask)
+        )  # fmt: skip
+        return both(self.user_mode, uniform(alike), outside(self.twins_differ))
+
+    @cached_property
+    def stale(self) -> Mask:
+        """In user mode: the vectors are what another thread had at the CPU's sample before."""
+        if not isinstance(self.user_mode, bool) or self.user_mode:
+            return uniform(stale_rows(self.batch, self.registers, self.head, self.user_mode))
+        return False
+
+    def cut_width(self, register_class: str) -> Mask:
+        """`register_class` was asked for, and the header's width, or count of predicates, ends
+        right below it while other vectors came."""
+        regs = self.registers
+        there = uniform(regs.delivered_vectors != 0)
+        asked = self.asked(register_class)
+        if register_class == "opmask":
+            return both(asked, there, uniform(regs.delivered_predicates == 0))
+        below = {"ymm": 2, "zmm": 4}[register_class]
+        return both(asked, there, uniform(regs.delivered_qwords == np.uint8(below)))
+
+    @cached_property
+    def only_egpr_zero(self) -> Mask:
+        """R16 to R31 are there and zero, and no vector, predicate or SSP shows that any extended
+        state was read."""
+        columns = [self.registers.gpr(number) for number in EGPR_IDS]
+        there = uniform((self.registers.gpr_mask & np.uint64(EGPR_MASK)) != 0)
+        if there is False or all(column is None for column in columns):
+            return False
+        zero = np.ones(len(self.batch), np.bool_)
+        for column in (*columns, self.registers.gpr(GPR_SSP)):
+            if column is not None:
+                zero &= column == 0
+        return both(there, uniform(zero), self.all_zero)
 
     @cached_property
     def no_user_state(self) -> Mask:
@@ -285,54 +361,12 @@ def in_initial_state(xstate_bv: U64, register_class: str) -> Bool:
     return clear
 
 
-def _any_word(vectors: U64, first: int, end: int) -> Bool:
-    """Bool [n]: some register has a non-zero word among its qwords first..end-1."""
-    part = vectors[:, :LOW_VECTORS, first:end]
-    # A sample's first register settles nearly all of them.
-    found = np.asarray(part[:, 0].any(axis=1), np.bool_)
-    left = np.flatnonzero(~found)
-    if len(left):
-        found[left] = part[left].reshape(len(left), -1).any(axis=1)
-    return found
-
-
-def differing_rows(one: RegisterSet, two: RegisterSet, among: Mask = True) -> Bool:
-    """Bool [n]: samples of `among` in which a register that both sets deliver differs.
-
-    Compares general registers, the qwords that both sets deliver of vectors that both deliver,
-    and predicates. Samples of which only one set is there do not differ.
-    """
-    count = len(one.abi)
-    differ = np.zeros(count, np.bool_)
-    there = (one.abi != 0) & (two.abi != 0) & among
-    shared = one.gpr_mask & two.gpr_mask
-    for column, gpr_id in enumerate(one.gpr_ids):
-        other = two.gpr(gpr_id)
-        if other is not None:
-            asked = (shared >> np.uint64(gpr_id) & np.uint64(1)) != 0
-            differ |= asked & (one.gprs[:, column] != other)
-    qwords = np.minimum(one.delivered_qwords, two.delivered_qwords)
-    masks = one.vector_mask & two.vector_mask
-    width = min(one.vectors.shape[2], two.vectors.shape[2])
-    registers = min(one.vectors.shape[1], two.vectors.shape[1])
-    # Samples of one kind are compared as a block; a batch has a handful of kinds at most.
-    kinds = masks.astype(np.uint64) << np.uint64(8) | qwords.astype(np.uint64)
-    for kind in np.unique(kinds[there]):
-        words = min(int(kind & np.uint64(0xFF)), width)
-        numbers = [r for r in range(registers) if int(kind) >> (8 + r) & 1]
-        if not words or not numbers:
-            continue
-        rows = np.flatnonzero(there & (kinds == kind))
-        pick = slice(0, numbers[-1] + 1) if numbers == list(range(len(numbers))) else numbers
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            some = rows[start : start + _CHUNK_ROWS]
-            # Neighbouring rows are read in place, others through a copy.
-            run = int(some[-1]) - int(some[0]) + 1 == len(some)
-            where = slice(int(some[0]), int(some[-1]) + 1) if run else some
-            unequal = one.vectors[where][:, pick, :words] != two.vectors[where][:, pick, :words]
-            differ[where] |= unequal.reshape(len(some), -1).any(axis=1)
-    if one.predicates.shape[1] and two.predicates.shape[1]:
-        both_have = (one.delivered_predicates != 0) & (two.delivered_predicates != 0)
-        differ |= both_have & (one.predicates != two.predicates).any(axis=1)
-    differ &= there
-    return differ
+def asked_components(registers: RegisterSet) -> Bool:
+    """Bool [n, classes]: classes of which a sample's own request (RFBM) has all components that
+    say so; True everywhere where samples do not say what was asked for."""
+    out = np.ones((len(registers.abi), len(VERDICT_CLASSES)), np.bool_)
+    if registers.asked_components is not None:
+        for name, components in XSTATE_COMPONENTS.items():
+            column = VERDICT_CLASSES.index(name)
+            out[:, column] = (registers.asked_components & np.uint64(components)) != 0
+    return out

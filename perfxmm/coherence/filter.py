@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.coherence.compare import Mask
 from perfxmm.coherence.context import JudgeContext
 from perfxmm.coherence.evidence import (
     LOW_VECTOR_MASK,
     XSTATE_COMPONENTS,
     Evidence,
-    Mask,
+    both,
     in_initial_state,
 )
 from perfxmm.coherence.reasons import REASONS
@@ -68,9 +69,12 @@ def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:
     reason = np.zeros(count, np.uint64)
     withheld: list[tuple[Rule, Mask]] = []
     for rule in RULES if count else ():
-        if not rule.applies(evidence.context.source, evidence.registers.name):
+        if evidence.registers.name not in rule.sets:
             continue
-        mask = rule.match(evidence)
+        spoken_of = evidence.of_sources(rule.sources)
+        if spoken_of is False:
+            continue
+        mask = both(spoken_of, rule.match(evidence))
         if mask is False:
             continue
         if rule.class_match is None:
@@ -79,7 +83,7 @@ def _walk(evidence: Evidence) -> tuple[U8, U64, list[tuple[Rule, Mask]]]:
                 _write(verdict[column], rule, mask)
         else:
             for name, column in zip(rule.classes, rule.columns, strict=True):
-                class_mask = rule.class_match(evidence, name)
+                class_mask = both(mask, rule.class_match(evidence, name))
                 if class_mask is not False:
                     _note(reason, rule, class_mask)
                     _write(verdict[column], rule, class_mask)
@@ -136,14 +140,13 @@ def init_classes(registers: RegisterSet) -> U8:
     VERDICT_CLASSES[i]. All 0 where the source cannot tell. Call after `judge`."""
     found = np.zeros(len(registers.abi), np.uint8)
     bv = registers.xstate_bv
-    if bv is None:
-        return found
-    told = (registers.reason & np.uint64(REASONS["init-state"].mask)) != 0
-    delivered = registers.verdict != np.uint8(Verdict.ABSENT)
-    for name in XSTATE_COMPONENTS:
-        column = _COLUMN[name]
-        rows = told & delivered[:, column] & in_initial_state(bv, name)
-        found |= rows.astype(np.uint8) << np.uint8(column)
+    if bv is not None:
+        told = (registers.reason & np.uint64(REASONS["init-state"].mask)) != 0
+        delivered = registers.verdict != np.uint8(Verdict.ABSENT)
+        for name in XSTATE_COMPONENTS:
+            column = _COLUMN[name]
+            rows = told & delivered[:, column] & in_initial_state(bv, name)
+            found |= rows.astype(np.uint8) << np.uint8(column)
     return found
 
 

@@ -83,7 +83,8 @@ _TABLE: tuple[tuple[str, str], ...] = (
     (
         "mixed-sources",
         "A precise event on a kernel that takes XMM from the PEBS record and everything wider "
-        "from the moment of the interrupt: only the low 128 bits belong to the sample.",
+        "from the moment of the interrupt, or, where the recording names no kernel release that "
+        "decides, may do so: only the low 128 bits surely belong to the sample.",
     ),
     (
         "egpr-torn",
@@ -168,6 +169,66 @@ _TABLE: tuple[tuple[str, str], ...] = (
         "in-kernel-event",
         "The event happened in the kernel on the thread's behalf: the registers are those of "
         "kernel entry, whose AX may already be changed.",
+    ),
+    (
+        "fpu-in-memory",
+        "TIF_NEED_FPU_LOAD was set: the task's vector registers were in memory, and the CPU's are "
+        "somebody else's.",
+    ),
+    (
+        "not-in-nmi",
+        "The image was not taken in NMI context, so it is not the interrupted state.",
+    ),
+    (
+        "mode-differs",
+        "The snapshot and the sample do not agree whether user code was interrupted.",
+    ),
+    ("thread-differs", "The snapshot's thread is not the sample's."),
+    (
+        "image-broken",
+        "The XSAVE image contradicts itself or what was asked for: reserved bits, XSTATE_BV, "
+        "XCOMP_BV, MXCSR, or the record's own copies of them.",
+    ),
+    (
+        "component-unplaced",
+        "Where a state component lies in the image cannot be told for certain without the "
+        "recording machine's component table; it is left out.",
+    ),
+    (
+        "stale-suspected",
+        "The vectors are bit for bit those of another thread in the sample that this CPU took "
+        "before, and neither of the thread's own neighbouring samples has them. A suspicion, not "
+        "proof: two threads may rightly hold the same values.",
+    ),
+    (
+        "egpr-absent",
+        "R16 to R31 all read 0, and nothing else shows that any extended state was read: initial "
+        "state, or not collected. They are withheld.",
+    ),
+    (
+        "reduced-initial",
+        "The header has less than was asked for: this kernel cuts what XSAVES found in its "
+        "initial state. Those parts are zero, not lost.",
+    ),
+    (
+        "user-copy-unreset",
+        "This kernel did not reset what it points the user set to, so registers of an earlier "
+        "sample may be in it, and no equal interrupt set shows that they are not.",
+    ),
+    (
+        "code-proved",
+        "The instructions that ran just before the IP leave known values in some registers, and "
+        "those registers hold them.",
+    ),
+    (
+        "code-skid",
+        "The registers are not what the code before the IP leaves in them, but what code a few "
+        "instructions on does: they were taken later than the IP.",
+    ),
+    (
+        "code-contradicted",
+        "The registers are not what the code before the IP leaves in them, and no place a few "
+        "instructions on explains them.",
     ),
 )
 

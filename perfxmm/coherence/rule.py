@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from perfxmm.coherence.evidence import Evidence, Mask
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence
 from perfxmm.coherence.reasons import REASONS
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.batch import VERDICT_CLASSES
@@ -16,6 +17,7 @@ UPPER: tuple[str, ...] = ("ymm", "zmm", "opmask")
 # Sources by how their registers come about. "" is a file of perf's own.
 PMU: frozenset[str] = frozenset({"pmu", ""})
 SIGTRAP: frozenset[str] = frozenset({"sigtrap"})
+NMI: frozenset[str] = frozenset({"nmi"})
 ANY_SOURCE: frozenset[str] = frozenset()
 
 

@@ -6,8 +6,11 @@ The filter walks through it, `perfxmm explain` prints it. A class that no row sp
 
 from __future__ import annotations
 
-from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
-from perfxmm.coherence.rule import ANY_SOURCE, PMU, SIGTRAP, VECTORS, Rule
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence, both, either, outside
+from perfxmm.coherence.rule import ANY_SOURCE, NMI, PMU, SIGTRAP, VECTORS, Rule
+from perfxmm.coherence.rules_code import CODE_RULES
+from perfxmm.coherence.rules_nmi import NMI_RULES
 from perfxmm.coherence.rules_pmu import (
     ABOVE_ABI32_GPRS,
     ABOVE_ABI32_VECTORS,
@@ -127,7 +130,7 @@ def _unasked(e: Evidence, register_class: str) -> Mask:
 
 def unjudged_source(e: Evidence) -> Mask:
     """A source for which there are no rules: nothing is claimed."""
-    return e.context.source not in PMU | SIGTRAP
+    return outside(e.of_sources(PMU | SIGTRAP | NMI))
 
 
 SIGTRAP_RULES: tuple[Rule, ...] = (
@@ -215,4 +218,7 @@ PRESENCE_RULES: tuple[Rule, ...] = (
     ),
 )  # fmt: skip
 
-RULES: tuple[Rule, ...] = PMU_RULES + SIGTRAP_RULES + COMMON_RULES + PRESENCE_RULES
+# What the filter walks through.
+RULES: tuple[Rule, ...] = PMU_RULES + SIGTRAP_RULES + NMI_RULES + COMMON_RULES + PRESENCE_RULES
+# All that can decide a verdict: the code is asked (by `witness`) about what those would believe.
+ALL_RULES: tuple[Rule, ...] = RULES + CODE_RULES

@@ -7,8 +7,9 @@ versions V2 to V5 of 2025; "overlay" is Intel's 6.18 LTS kernel overlay.
 
 from __future__ import annotations
 
-from perfxmm.coherence.evidence import Evidence, Mask, both, either, outside
-from perfxmm.coherence.rule import ANY_SOURCE, UPPER, VECTORS, Rule
+from perfxmm.coherence.compare import Mask
+from perfxmm.coherence.evidence import Evidence, both, either, outside
+from perfxmm.coherence.rule import ANY_SOURCE, PMU, UPPER, VECTORS, Rule
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.snapshots.vocabulary import (
     ABI32_GPR_MASK,
@@ -28,8 +29,16 @@ CALLEE_SAVED = sum(1 << GPR_ID[name] for name in ("BX", "R12", "R13", "R14", "R1
 
 
 def trusted_dialect(e: Evidence) -> Mask:
-    """Dialects in which a precise event's registers all come from one place."""
-    return e.dialect("M", "L")
+    """Dialects in which a precise event's registers all come from one place. An attr in M's layout
+    alone does not say so: O2 has the same."""
+    return e.events(
+        lambda event: event.dialect == "L" or (event.dialect == "M" and event.merged_proven)
+    )
+
+
+def postings(e: Evidence) -> Mask:
+    """The postings V2 to V5, whose versions cannot be told apart, and what is not known at all."""
+    return outside(e.dialect("M", "L", "O1", "O2", "R6"))
 
 
 def user_mode(e: Evidence) -> Mask:
@@ -76,8 +85,8 @@ def callee_saved(e: Evidence) -> Mask:
 
 
 def mixed_sources(e: Evidence) -> Mask:
-    """Precise event, dialects before the merged one, no architectural PEBS known: the PEBS record
-    has XMM, everything wider is read at the interrupt."""
+    """Precise event, dialects before the merged one (or only looking like it), no architectural
+    PEBS known: the PEBS record has XMM, everything wider is read at the interrupt."""
     if e.context.arch_pebs:
         return False
     wide = either(e.delivered("ymm"), e.delivered("opmask"))
@@ -98,15 +107,28 @@ def user_precise_unread(e: Evidence) -> Mask:
 
 def stored_state_unread(e: Evidence) -> Mask:
     """Overlay kernels in kernel mode: said to deliver the saved state, but not verified."""
-    return both(e.kernel_mode, e.dialect("O1"))
+    return both(e.kernel_mode, e.dialect("O1", "R6"))
+
+
+def user_copy_unreset(e: Evidence) -> Mask:
+    """Postings v6 and v7 did not reset the pointers of the user set from one sample to the next.
+    Where the interrupt set, whose pointers they did reset, has the same values, they are right."""
+    return both(e.user_mode, e.dialect("R6"), outside(e.twins_equal))
 
 
 def twin_mismatch(e: Evidence) -> Mask:
-    """Both sets of a user-mode sample come from one XSAVES and one frame, so they must be equal."""
+    """Both sets of a user-mode sample are of one thread at one instant, so they must be equal: one
+    XSAVES and one frame feed them. No dialect explains a difference."""
     if not isinstance(e.user_mode, bool) or e.user_mode:
-        eligible = both(e.user_mode, e.dialect("M"), outside(e.precise))
+        eligible = both(e.user_mode, outside(e.precise))
         return both(eligible, e.twins_differ) if eligible is not False else False
     return False
+
+
+def stale_suspected(e: Evidence) -> Mask:
+    """In user mode, the vectors are bit for bit those of another thread in the CPU's sample before,
+    and none of the thread's own neighbouring samples explains that."""
+    return e.stale
 
 
 def not_collected(e: Evidence) -> Mask:
@@ -134,7 +156,7 @@ def xen_zero(e: Evidence) -> Mask:
 
 def live_as_user(e: Evidence) -> Mask:
     """The postings report live registers as the user's even when the kernel runs."""
-    return both(e.kernel_mode, outside(e.dialect("M", "L", "O1")))
+    return both(e.kernel_mode, postings(e))
 
 
 def dialect_unknown(e: Evidence) -> Mask:
@@ -204,21 +226,32 @@ def abi32(e: Evidence) -> Mask:
     return both(e.abi_has(REGS_ABI_32), outside(e.abi_has(REGS_ABI_64)))
 
 
+def egpr_absent(e: Evidence) -> Mask:
+    """R16 to R31 all read 0 and so does everything else that XSAVES reads."""
+    return both(e.abi_simd, e.only_egpr_zero)
+
+
+def reduced_initial(e: Evidence) -> Mask:
+    """Postings V4 and V5 cut the numbers in the header where XSAVES found a component in its
+    initial state; while other vectors came, what is missing right above them is zero."""
+    return both(postings(e), either(*(e.cut_width(name) for name in UPPER)))
+
+
 def high_vectors_garbage(e: Evidence) -> Mask:
     """The postings read vectors 16 to 31 beyond the end of their buffer."""
-    return both(e.high_vectors, outside(e.dialect("M", "L", "O1")))
+    return both(e.high_vectors, outside(e.dialect("M", "L", "O1", "O2")))
 
 
 def payload_cut(e: Evidence) -> Mask:
     """32 vectors asked for, 16 counted: the postings still write all of them, so that the mask
     registers' place holds vector 16."""
-    return both(outside(e.dialect("M", "L", "O1")), e.cut_vectors(e.registers.name))
+    return both(postings(e), e.cut_vectors(e.registers.name))
 
 
 def behind_cut_payload(e: Evidence) -> Mask:
     """The interrupt set stands behind the user set: where that one was written beyond its room,
     nothing behind it can be relied on."""
-    return both(outside(e.dialect("M", "L", "O1")), e.cut_vectors("user"))
+    return both(postings(e), e.cut_vectors("user"))
 
 
 def high_vectors_unread(e: Evidence) -> Mask:
@@ -289,9 +322,19 @@ PMU_RULES: tuple[Rule, ...] = (
         "postings and overlay: not established", Verdict.UNKNOWN, VECTORS, sets=("user",),
     ),
     Rule(
+        "user-copy-unreset", user_copy_unreset, "user-copy-unreset",
+        "postings v6 and v7, by the changelog of v8; ABI notes 5.3", Verdict.UNKNOWN, VECTORS,
+        sets=("user",),
+    ),
+    Rule(
         "twin-mismatch", twin_mismatch, "twin-mismatch",
         "merged series: one XSAVES feeds both sets; confirmed on every kernel-made recording",
         Verdict.UNKNOWN,
+    ),
+    Rule(
+        "stale-suspected", stale_suspected, "stale-suspected",
+        "postings V2 to V7: buffers and pointers that were not reset; ABI notes 5.3",
+        Verdict.UNKNOWN, VECTORS,
     ),
     Rule(
         "payload-cut", payload_cut, "payload-cut",
@@ -354,6 +397,10 @@ PMU_RULES: tuple[Rule, ...] = (
         f"merged series: components outside XSTATE_BV are zero-filled; {_RULES_TABLE}",
     ),
     Rule(
+        "reduced-initial", reduced_initial, "reduced-initial",
+        "postings V4 and V5: the numbers follow XSTATE_BV; ABI notes 3.3",
+    ),
+    Rule(
         "high-vectors-garbage", high_vectors_garbage, "high-vectors-garbage",
         f"posting V4: index 16 to 31 of a 16-entry block; {_RULES_TABLE}",
         withhold_vectors=HIGH_VECTORS,
@@ -368,7 +415,11 @@ PMU_RULES: tuple[Rule, ...] = (
 COMMON_RULES: tuple[Rule, ...] = (
     Rule(
         "simd-missing", simd_missing, "simd-missing", _RULES_TABLE, Verdict.ABSENT, VECTORS,
-        sources=ANY_SOURCE,
+        sources=ANY_SOURCE, withhold_gprs=EGPR_MASK | SSP_MASK,
+    ),
+    Rule(
+        "egpr-absent", egpr_absent, "egpr-absent", f"merged series: zero fill; {_RULES_TABLE}",
+        sources=PMU, withhold_gprs=EGPR_MASK,
     ),
     Rule(
         "ssp-absent", ssp_absent, "ssp-absent", f"merged series; {_RULES_TABLE}",

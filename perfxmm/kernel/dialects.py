@@ -7,18 +7,24 @@ what its kernels may be believed for. A new dialect is a new row.
 | --- | --- | --- |
 | L | mainline 5.2 and later: XMM inside sample_regs_intr | UAPI headers of Linux 7.3 |
 | R2 | postings V2..V5 of the SIMD series (2025), never released | the series' mails |
+| R6 | postings v6 and v7 (2026): O1's attr, R2's header | changelogs; order inferred |
 | O1 | Intel's 6.18 LTS overlay | the overlay's patches |
+| O2 | Intel's overlay of mid 2026: M's layout, O1's manners | the overlay's patches |
 | M | merged (tip, 9 September 2026; expected in 7.4) | the merged series |
 
-Detection order and the tests are inferred from those layouts: sizes alone do not decide.
+Detection order and the tests are inferred from those layouts: sizes alone do not decide. R6 and
+O1, and O2 and M, have the same attr: an attr alone names O1 and M. R6 is told by its samples, O2 by
+what M refuses (`overlay_of_2026`).
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from perfxmm.kernel.constants import SampleType
 from perfxmm.kernel.registers import GPR_SSP, LEGACY_XMM_MASK, SSP_MASK
 
 HeaderKind = Literal["none", "u64", "u16"]
@@ -82,7 +88,13 @@ M = Dialect(
     attr_size=176, header="u64", enabled_is_pred_qwords=False, ssp_bit=GPR_SSP,
     subset_masks=False, writable=True,
 )  # fmt: skip
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (L, R2, O1, M)}
+R6 = replace(O1, name="R6", title="postings v6 and v7 (2026), never released", header="u16",
+             writable=False)  # fmt: skip
+O2 = replace(M, name="O2", title="Intel overlay of mid 2026", subset_masks=True, writable=False)
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (L, R2, R6, O1, O2, M)}
+# Attrs in the one's layout, headers of the other's kind: no kernel is known to write that.
+UNKNOWN = replace(M, name="unknown", title="no known dialect", header="u16", writable=False)
+VECTOR_QWORDS = (0, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,65 @@ class Detection:
     evidence: str
 
 
+def plausible(dialect: Dialect, attr: bytes) -> bool:
+    """Whether a kernel of `dialect` could have accepted these SIMD fields, and they are enabled."""
+    if not dialect.fields:
+        return False
+    simd = read_simd(dialect, attr)
+    known_masks = max(simd.pred_intr, simd.pred_user) <= 0xFF and max(
+        simd.vec_intr, simd.vec_user
+    ) <= 0xFFFFFFFF  # fmt: skip
+    enabled = simd.enabled == 1 if dialect.enabled_is_pred_qwords else simd.enabled != 0
+    # Only R2 does not look at its reserved word.
+    reserved = simd.reserved == 0 or dialect is R2
+    return (
+        enabled and reserved and known_masks
+        and simd.vec_qwords in VECTOR_QWORDS and simd.pred_qwords <= 1
+    )  # fmt: skip
+
+
+def readings(attr: bytes) -> tuple[Dialect, ...]:
+    """The dialects that an attr can be read in, the likeliest (`detect`) first, L never.
+
+    What `detect` says is among them only where it is a SIMD dialect. Which one is right, an event's
+    samples tell.
+    """
+    first = detect(attr).dialect
+    possible = [d for d in (M, O1, R6, R2) if plausible(d, attr)]
+    return tuple(sorted(possible, key=lambda d: d is not first))
+
+
+def merged_release(release: str) -> bool:
+    """Whether a kernel release is known to have the merged series: 7.4 and later, and linux-next
+    from 20260909. False also where it may have it (tip trees, back-ports) or is not known."""
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version and (int(version[1]), int(version[2])) >= (7, 4):
+        return True
+    tree = re.search(r"-next-(\d{8})", release)
+    return tree is not None and int(tree[1]) >= 20260909
+
+
+def overlay_of_2026(attr: bytes) -> str:
+    """Why an attr in M's layout is not the merged kernel's but O2's; "" where nothing says so.
+
+    M refuses masks that are not a whole class, in the sets that sample_type asks for; O2 takes
+    subsets.
+    """
+    if not plausible(M, attr):
+        return ""
+    simd, (sample_type,) = read_simd(M, attr), struct.unpack_from("<Q", attr, 24)
+    whole = (0, 0xFFFFFFFF) if simd.vec_qwords == 8 else (0, 0xFFFF, 0xFFFFFFFF)
+    for name, bit, mask, accepted in (
+        ("vec_intr", SampleType.REGS_INTR, simd.vec_intr, whole),
+        ("vec_user", SampleType.REGS_USER, simd.vec_user, whole),
+        ("pred_intr", SampleType.REGS_INTR, simd.pred_intr, (0, 0xFF)),
+        ("pred_user", SampleType.REGS_USER, simd.pred_user, (0, 0xFF)),
+    ):
+        if sample_type & bit and mask not in accepted:
+            return f"{name} {mask:#x} is no whole class, which the merged kernel refuses"
+    return ""
+
+
 def detect(attr: bytes) -> Detection:
     """Tells dialects apart by an x86 attr's bytes alone.
 
@@ -157,7 +228,9 @@ def detect(attr: bytes) -> Detection:
     if at144 and at146 == 0 and at148 == 0 and (pred_intr or pred_user):
         return Detection(O1, f"u16 at 144 is {at144}, a predicate mask, no qwords at 146 and 148")
     if at144 and at146 in (0, 1):
-        return Detection(M, f"u16 at 144 is {at144}, pred_qwords {at146} at 146")
+        merged = f"u16 at 144 is {at144}, pred_qwords {at146} at 146"
+        overlay = overlay_of_2026(attr)
+        return Detection(O2, f"{merged}; {overlay}") if overlay else Detection(M, merged)
     return Detection(L, "SIMD sampling is not enabled")
 
 

@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from perfxmm.perfdata.snapshotinfo import SnapshotInfo
+
 # perf's own features end near 32; the bitmap has 256 bits (tools/perf/util/header.h, Linux 7.3).
 FEATURE_BIT = 248
 # In front of the JSON in the gap: this magic, then its length as u64 (little-endian).
@@ -33,6 +35,7 @@ class Metadata:
     opened_attrs: the attrs handed to the kernel, hex (they may differ from the file's).
     redact: "", "values" or "crypto". unsafe_foreign: values of foreign snapshots were kept.
     clock: clockid of the timestamps ("monotonic" or "perf").
+    snapshots: with source nmi, what snapshotinfo.SnapshotInfo has.
     result: filled in at the end (samples, lost, throttled, achieved_hz, back_offs, ...).
     """
 
@@ -54,6 +57,7 @@ class Metadata:
     redact: str = ""
     unsafe_foreign: bool = False
     clock: str = "monotonic"
+    snapshots: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
@@ -84,3 +88,4 @@ class Metadata:
             two = isinstance(place, list) and len(place) == 2
             if not component.isdecimal() or not two or not all(type(n) is int for n in place):
                 raise ValueError("xstate_layout is not component -> [offset, size]")
+        SnapshotInfo.from_dict(self.snapshots)

@@ -10,6 +10,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,8 @@ from perfxmm.kernel import dialects
 from perfxmm.kernel.constants import PerfType, SampleType
 from perfxmm.kernel.dialects import Dialect
 from perfxmm.kernel.layout import X86_ARCHES
-from perfxmm.perfdata import pipe
+from perfxmm.kernel.traceformat import TraceFormat
+from perfxmm.perfdata import pipe, snapshotinfo
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock
 from perfxmm.perfdata.directory import Part, merge, part_files, quiet
 from perfxmm.perfdata.events import Event, event_name
@@ -36,7 +38,7 @@ from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import normalise, swap_build_ids
-from perfxmm.perfdata.tracing import TracingError, tracepoint_names
+from perfxmm.perfdata.tracing import TracingError, tracepoint_formats, tracepoint_names
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
@@ -56,6 +58,8 @@ class Reader:
     is little-endian. events: in file order. metadata: None where perfxmm did not write it.
     features: decoded features by name, others as raw bytes by "bit N". damage: grows while blocks
     are read. unordered: records that came too late for time order, after `ordered_blocks`.
+    snapshot_formats: tracepoint number -> format, of system snapshotinfo.SYSTEM; empty where no
+    event is a tracepoint, or the recording does not keep them.
     packed: how many records, by type, were unpacked and do not appear in blocks.
     data_start, data_end: offsets of the data section as far as it can be read; in the file, or
     where it was unpacked, in the unpacked bytes.
@@ -79,6 +83,7 @@ class Reader:
         self.features: dict[str, Any] = {}
         self.metadata: Metadata | None = None
         self.unordered = 0
+        self.snapshot_formats: dict[int, TraceFormat] = {}
         self.packed: Counter[int] = Counter()
         self._origins: Origins | None = None
         mapped, self.file = open_input(source)
@@ -257,6 +262,7 @@ class Reader:
         head.tracepoint_names |= found.tracepoint_names
         if found.tracing is not None and any(_is_tracepoint(e.data) for e in found.entries):
             self._name_tracepoints(self._mapped, *found.tracing)
+            self._keep_formats(self._mapped, *found.tracing)
         head.compressed |= found.compressed > 0
         head.feature_bodies = found.feature_bodies | head.feature_bodies
         if found.build_ids and Feature.BUILD_ID not in head.feature_bodies:
@@ -276,6 +282,11 @@ class Reader:
             inside = data is not self._in_file
             (self._report_inside if inside else self._report)(Damage(error.offset, str(error)))
         self.head.tracepoint_names = found | self.head.tracepoint_names
+
+    def _keep_formats(self, data: Mapped, begin: int, end: int) -> None:
+        """Formats of the `nmi` source's tracepoints. Whoever needs one that is missing says so."""
+        with suppress(TracingError):
+            self.snapshot_formats = tracepoint_formats(data, begin, end, snapshotinfo.SYSTEM)
 
     def _quiet_blocks(self) -> Iterator[RecordBlock]:
         """For a first look: what is damaged will be met again."""
@@ -347,6 +358,11 @@ class Reader:
             except (struct.error, ValueError) as error:
                 self._report(Damage(offset, f"feature {key} cannot be read: {error}"))
 
+    @property
+    def dialect_given(self) -> bool:
+        """Whether the caller said which dialect it is, instead of the attrs."""
+        return self._asked_dialect is not None
+
     def _events(self, entries: list[AttrEntry], names: dict[int, str]) -> list[Event]:
         described = self.features.get("event_desc", [])
         dialect = self._asked_dialect
@@ -357,6 +373,9 @@ class Reader:
                 names.setdefault(number, name)
         pmus = self.features.get("pmu_mappings")
         tracing = self.head.feature_bodies.get(Feature.TRACING_DATA)
+        if tracing is not None and not self.pipe and any(_is_tracepoint(e.data) for e in entries):
+            size = self.head.feature_bytes[Feature.TRACING_DATA]
+            self._keep_formats(self._in_file, tracing[0], tracing[0] + size)
         events: list[Event] = []
         damage: DamagedInput | None = None
         for index, entry in enumerate(entries):
@@ -364,6 +383,9 @@ class Reader:
                 attr = attr_codec.decode(
                     entry.data, dialect=dialect, file=self.file, offset=entry.offset
                 )
+                if not attr.simd_enabled:
+                    # In one file events with and without SIMD registers stand side by side.
+                    attr = attr_codec.decode(entry.data, dialect=dialects.L)
             except DamagedInput as error:  # costs that event
                 damage = damage or error
                 self._report(Damage(entry.offset, f"event {index} cannot be read: {error.what}"))

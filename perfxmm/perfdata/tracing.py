@@ -1,7 +1,7 @@
-"""Names of tracepoints out of the saved tracing data: the TRACING_DATA feature or record.
+"""Names and formats of tracepoints out of the saved tracing data: TRACING_DATA, feature or record.
 
 perf stores there what tracefs said when the recording was made: files of its own, and the `format`
-file of each event that was recorded, by system. Only numbers and names are taken out of them.
+file of each event that was recorded, by system.
 
 Layout, as tools/perf/util/trace-event-info.c writes it (Linux 6.1): magic, version as a string,
 a byte for the byte order, a byte for the size of a long, u32 page size; two named files; a u32
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from perfxmm.kernel.traceformat import MOST_FORMAT_BYTES, TraceFormat, parse_format
 from perfxmm.perfdata.header import Bytes
 
 MAGIC = b"\x17\x08\x44tracing"
@@ -36,7 +37,8 @@ def tracepoint_names(data: Bytes, begin: int, end: int) -> dict[int, str]:
     names: dict[int, str] = {}
     cursor = _Cursor(data, begin, end)
     try:
-        for system, head in _formats(cursor):
+        for system, place, size in _formats(cursor):
+            head = data[place : place + min(size, _HEAD_BYTES)]
             name, number = _NAME.search(head), _NUMBER.search(head)
             if name is not None and number is not None:
                 text = b"%s:%s" % (system, name[1])
@@ -44,6 +46,24 @@ def tracepoint_names(data: Bytes, begin: int, end: int) -> dict[int, str]:
     except ValueError as error:
         raise TracingError(str(error), cursor.at, names) from None
     return names
+
+
+def tracepoint_formats(data: Bytes, begin: int, end: int, system: str) -> dict[int, TraceFormat]:
+    """Tracepoint number -> its format, of one system's tracepoints; of a number the first.
+
+    Raises TracingError where the tracing data, or a format of that system, cannot be followed.
+    """
+    formats: dict[int, TraceFormat] = {}
+    cursor = _Cursor(data, begin, end)
+    try:
+        for found, place, size in _formats(cursor):
+            if found.decode("utf-8", "surrogateescape") == system:
+                text = data[place : place + min(size, MOST_FORMAT_BYTES)]
+                parsed = parse_format(text, system)
+                formats.setdefault(parsed.number, parsed)
+    except ValueError as error:
+        raise TracingError(str(error), cursor.at, {}) from None
+    return formats
 
 
 class TracingError(ValueError):
@@ -88,8 +108,8 @@ class _Cursor:
         return raw[:length]
 
 
-def _formats(cursor: _Cursor) -> Iterator[tuple[bytes, bytes]]:
-    """(system, beginning of the format file) of every event."""
+def _formats(cursor: _Cursor) -> Iterator[tuple[bytes, int, int]]:
+    """(system, place and size of the format file) of every event."""
     if cursor.take(len(MAGIC)) != MAGIC:
         raise ValueError("the tracing data do not begin with their magic number")
     cursor.string()  # the version; what is read here is alike in all of them
@@ -108,9 +128,9 @@ def _formats(cursor: _Cursor) -> Iterator[tuple[bytes, bytes]]:
         left -= count
         for _ in range(count):
             size = cursor.number(8)
-            head = cursor.take(min(size, _HEAD_BYTES))
-            cursor.skip(size - len(head))
-            yield system, head
+            place = cursor.at
+            cursor.skip(size)
+            yield system, place, size
 
 
 def _bounded(count: int, most: int) -> int:

@@ -48,6 +48,8 @@ class RegisterSet:
     predicate_mask: uint8 [n], opmask register numbers delivered.
     header: uint64 [n], the SIMD header as read, nr_vectors, vector_qwords, nr_pred and pred_qwords
         from bit 0, 16, 32 and 48 up; 0 where there is none.
+    asked_components: uint64 [n] or None. XSAVE components that were asked for (RFBM), where samples
+        say so themselves; all ones in rows that do not. None: the event's attr says what was.
     verdict: uint8 [n, len(VERDICT_CLASSES)], coherence.Verdict codes; 0 (unknown) until judged.
     reason: uint64 [n], coherence reason bits; 0 until judged.
     """
@@ -68,6 +70,7 @@ class RegisterSet:
     reason: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
     predicate_mask: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     header: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+    asked_components: U64 | None = None
 
     def gpr(self, gpr_id: int) -> U64 | None:
         """Column of one general register by canonical id; None where no event asked for it."""
@@ -89,6 +92,8 @@ class SnapshotBatch:
         unpacked).
     stop_flags: uint32 [n], what the `sigtrap` source says of the stop (perfdata.stopinfo bits);
         0 with other sources.
+    snapshot_flags: uint64 [n], what the `nmi` source says of the snapshot (SnapshotFlag bits); 0
+        in samples that carry none. None where no event of the recording does.
     chain_start: int64 [n + 1], chain: uint64: call chain of sample i is
         chain[chain_start[i]:chain_start[i + 1]], PERF_CONTEXT_* markers kept; None where the
         caller did not ask for chains.
@@ -132,6 +137,7 @@ class SnapshotBatch:
     branch_counters: U64 | None = None
     read_start: I64 | None = None
     read_values: U64 | None = None
+    snapshot_flags: U64 | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)

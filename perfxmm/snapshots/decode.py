@@ -9,15 +9,14 @@ kept in `Decoder.problems`, and the batch goes on without it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from perfxmm.kernel.constants import MISC_CPUMODE_MASK, MISC_EXACT_IP, AttrFlag, RecordType
-from perfxmm.kernel.dialects import HeaderKind
-from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan, plan_layout
+from perfxmm.kernel.layout import X86_ARCHES, LayoutPlan
 from perfxmm.perfdata import stopinfo
 from perfxmm.perfdata.allocation import keep_freed_memory
 from perfxmm.perfdata.blocks import RecordBlock
@@ -34,12 +33,24 @@ from perfxmm.snapshots.records import (
     peek,
     words_of,
 )
+from perfxmm.snapshots.settle import (
+    CONFIRM_SAMPLES,
+    Settlement,
+    first_settlement,
+    other_looks,
+    settle,
+)
 from perfxmm.snapshots.sideband import Sideband, SidebandDecoder, SidebandProblem
-from perfxmm.snapshots.walk import Look, Walk, walk_samples
+from perfxmm.snapshots.walk import Walk, walk_samples
+from perfxmm.snapshots.xsaves import (
+    SnapshotPlan,
+    Snapshots,
+    put_snapshots,
+    read_snapshots,
+    set_plan,
+)
 
 MOST_PROBLEMS = 1000
-# How many of an event's first samples are asked for their SIMD header's kind.
-CONFIRM_SAMPLES = 64
 NOTHING_KNOWN = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -59,38 +70,57 @@ class Decoder:
     """Turns the samples of blocks into batches. Made once for a recording.
 
     stop_info: the recording is by the `sigtrap` source, whose RAW field tells of the stop.
+    snapshots: events whose RAW field has an image of the `nmi` source, by index. Their registers
+        become the set `intr`; one of the kernel's that they might have is not read.
     arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
         over by their size; everything else is read.
     problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
+    settled: by event, its dialect and what its first samples say of that (`settle`). It changes
+        when they are met, before they are decoded: read attrs from there.
+    trust_attrs: the caller knows the dialect; samples do not overrule it.
     longer: event -> samples that had words behind their last field. Only counted where there are
         no register sets: with them, such a sample is left out.
     """
 
     def __init__(
-        self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64"
-    ) -> None:
+        self, events: Sequence[SampledEvent], *, stop_info: bool = False, arch: str = "x86_64",
+        trust_attrs: bool = False, snapshots: Mapping[int, SnapshotPlan] | None = None,
+    ) -> None:  # fmt: skip
         keep_freed_memory()
         self.events = events
         self.stop_info = stop_info
-        self.plans = [plan_layout(event.attr) for event in events]
+        self.snapshots = dict(snapshots or {}) if arch in X86_ARCHES else {}
+        # Components met in images so far: columns never get narrower from batch to batch.
+        self.components = 0
+        self.settled: list[Settlement] = [first_settlement(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
         self.longer: Counter[int] = Counter()
         self._notes: list[str] = []
-        self._confirmed = [not any(s.simd for s in plan.sets.values()) for plan in self.plans]
-        self._looks = [_other_looks(plan) for plan in self.plans]
+        plans = self.plans
+        # Only register sets have dialects.
+        x86 = arch in X86_ARCHES
+        self._asking = [x86 and bool(plan.sets) for plan in plans]
+        self._trust_attrs = trust_attrs
+        self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [
-            name for name in ("intr", "user") if any(name in plan.sets for plan in self.plans)
-        ]
+            name for name in ("intr", "user")
+            if any(name in plan.sets for plan in plans) or (name == "intr" and self.snapshots)
+        ]  # fmt: skip
         if arch not in X86_ARCHES:
             self._notes += sorted({
                 f"{name} registers of {arch} ({set_plan.words} each) are skipped: only x86 is "
                 "decoded"
-                for plan in self.plans for name, set_plan in plan.sets.items()
+                for plan in plans for name, set_plan in plan.sets.items()
             })  # fmt: skip
             self._set_names = []
-        self._lookup = _EventLookup(events, self.plans)
-        self._sideband = SidebandDecoder(events, self.plans)
+        self._lookup = _EventLookup(events, plans)
+        self._sideband = SidebandDecoder(events, plans)
+
+    @property
+    def plans(self) -> list[LayoutPlan]:
+        """The layout of each event's samples, as far as that is settled."""
+        return [said.plan for said in self.settled]
 
     def decode(
         self, block: RecordBlock, *, columns: Collection[str] | None = None
@@ -133,9 +163,7 @@ class Decoder:
 
         `row` of all counts from the samples handed in; damage is in the last walk's.
         """
-        if not self._confirmed[event] and len(start):
-            self._confirm_header(event, words, start, end)
-        plan = self.plans[event]
+        plan = self.settled[event].plan
         walks = [walk_samples(words, start, end, plan)]
         for look in self._looks[event]:
             if not walks[-1].damage:
@@ -151,56 +179,22 @@ class Decoder:
             self.longer[event] += longer
         return walks
 
-    def _confirm_header(self, event: int, words: U64, start: I64, end: I64) -> None:
-        """Asks the first samples whether the SIMD header is of the kind that the attr implies.
-
-        An attr does not prove its dialect: the postings R6 have O1's attr and R2's header. The
-        other kind is taken only where no SIMD header fits as the implied one and nearly all
-        samples fit with the other. Samples without a SIMD header say nothing.
-        """
-        plan = self.plans[event]
-        some = slice(0, CONFIRM_SAMPLES)
-        implied = walk_samples(words, start[some], end[some], plan)
-        fitting = _with_simd(implied)
-        if not fitting and not implied.damage:
+    def ask(self, event: int, words: U64, start: I64, end: I64) -> None:
+        """Has the dialect of an event settled by its first samples, if that is still open."""
+        if not self._asking[event] or not len(start):
             return
-        self._confirmed[event] = True
-        if fitting:
+        before = self.settled[event]
+        found = settle(before, words, start, end)
+        if found is before:
             return
-        attr = self.events[event].attr
-        other: HeaderKind = "u16" if attr.dialect.header == "u64" else "u64"
-        plan = plan_layout(attr, header=other)
-        tried = walk_samples(words, start[some], end[some], plan)
-        if _with_simd(tried) and 8 * len(tried) >= 7 * len(start[some]):
-            self.plans[event] = plan
-            self._looks[event] = _other_looks(plan)
-            self._notes.append(
-                f"event {event}: the samples have {other} SIMD headers, though the event's "
-                f"attribute reads as dialect {attr.dialect.name}"
-            )
-
-
-def _other_looks(plan: LayoutPlan) -> tuple[Look, ...]:
-    """In what other ways samples may be meant that do not fit their plan, likeliest first."""
-    looks: list[Look] = []
-    cut = any(set_plan.header == "u16" for set_plan in plan.sets.values())
-    if cut:
-        looks.append(Look.FULL_PAYLOAD)
-    if plan.branch_hw_index:
-        looks.append(Look.BARE_BRANCHES)
-        if cut:
-            looks.append(Look.FULL_PAYLOAD | Look.BARE_BRANCHES)
-        if not plan.sets:
-            looks.append(Look.LONGER)
-    return tuple(looks)
-
-
-def _with_simd(walk: Walk) -> int:
-    """How many sound samples have a SIMD header in one of their sets."""
-    has = np.zeros(len(walk), np.bool_)
-    for abi in walk.abi.values():
-        has |= (abi & np.uint64(4)) != 0
-    return int(np.count_nonzero(has))
+        self._asking[event] = found.confirmed is None
+        if self._trust_attrs and found.confirmed is not True:
+            found = replace(before, evidence=f"given, though {found.evidence}")
+        self.settled[event] = found
+        if found.attr.dialect.name == before.attr.dialect.name:
+            return
+        self._looks[event] = other_looks(found.plan)
+        self._notes.append(f"event {event}: {found.evidence}")
 
 
 class _EventLookup:
@@ -236,6 +230,17 @@ class _EventLookup:
                 found[here[known]] = events[at[known]]
             found[here[number == 0]] = 0
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """One walk of an event's samples. rows: which of the block's samples; None where all are."""
+
+    event: int
+    plan: LayoutPlan
+    walk: Walk
+    rows: I64 | None
+    snapshots: Snapshots | None
 
 
 class _BatchBuilder:
@@ -279,18 +284,17 @@ class _BatchBuilder:
         self.xstate_bv = np.full(n if decoder.stop_info else 0, NOTHING_KNOWN)
         self.statistics: U64 | None = None
         self.optional = OptionalColumns(n, self.columns, self.words, self.offsets)
-        self.sets = {
-            name: SetColumns(
-                name, n, [p.sets[name] for p in decoder.plans if name in p.sets], self.columns
-            )
-            for name in decoder._set_names
-        }
+        self.sets: dict[str, SetColumns] = {}
+        self.snapshot_flags = np.zeros(n if decoder.snapshots else 0, np.uint64)
+        self.snapshot_bv = np.full(len(self.snapshot_flags), NOTHING_KNOWN)
+        self.asked_components = np.full(len(self.snapshot_flags), NOTHING_KNOWN)
 
     def leave_out(self, event: int, rows: I64, why: str) -> None:
         self.good[rows] = False
         self.decoder.report(event, self.file_offset[rows], why)
 
     def build(self) -> SnapshotBatch:
+        chosen: list[tuple[int, I64 | None]] = []
         if self.n:
             event_of = self.decoder._lookup.find(self.words, self.start, self.end)
             stray = self.good & (event_of < 0)
@@ -299,10 +303,26 @@ class _BatchBuilder:
             for event in range(len(self.decoder.events)):
                 mine = self.good & (event_of == event)
                 if mine.any():
-                    self._event(event, None if bool(np.all(mine)) else np.flatnonzero(mine))
+                    rows = None if bool(np.all(mine)) else np.flatnonzero(mine)
+                    chosen.append((event, rows))
+                    some = slice(None) if rows is None else rows[:CONFIRM_SAMPLES]
+                    self.decoder.ask(event, self.words, self.start[some], self.end[some])
+        places = [place for event, rows in chosen for place in self._event(event, rows)]
+        # Only now: asking may have changed what an event has, and images say what they have.
+        self._make_sets()
+        for place in places:
+            self._walk(place)
         return self._finish()
 
-    def _event(self, event: int, rows: I64 | None) -> None:
+    def _make_sets(self) -> None:
+        for name in self.decoder._set_names:
+            plans = [p.sets[name] for p in self.decoder.plans if name in p.sets]
+            if name == "intr" and self.decoder.snapshots:
+                plans.append(set_plan(self.decoder.components))
+            self.sets[name] = SetColumns(name, self.n, plans, self.columns)
+
+    def _event(self, event: int, rows: I64 | None) -> Iterator[_Placed]:
+        """Where one event's samples are, walk by walk."""
         start, end = (
             (self.start, self.end) if rows is None else (self.start[rows], self.end[rows])
         )
@@ -310,8 +330,7 @@ class _BatchBuilder:
         for walk in walks:
             for bad, why in walk.damage:
                 self.leave_out(event, bad if rows is None else rows[bad], why)
-        # After walk(): it may have changed its mind about the plan.
-        plan = self.decoder.plans[event]
+        plan = self.decoder.settled[event].plan
         for walk in walks:
             if "user_stack" in walk.at:
                 beyond = stack_used(self.words, walk) > walk.count["user_stack"].astype(np.uint64)
@@ -322,11 +341,30 @@ class _BatchBuilder:
                         "user_stack claims to use more than was dumped",
                     )
             if rows is None and len(walk) == self.n:
-                self._walk(event, plan, walk, None)
+                yield _Placed(event, plan, walk, None, self._snapshots(event, plan, walk, walk.row))
             elif len(walk):
-                self._walk(event, plan, walk, walk.row if rows is None else rows[walk.row])
+                mine = walk.row if rows is None else rows[walk.row]
+                yield _Placed(event, plan, walk, mine, self._snapshots(event, plan, walk, mine))
 
-    def _walk(self, event: int, plan: LayoutPlan, walk: Walk, rows: I64 | None) -> None:
+    def _snapshots(
+        self, event: int, plan: LayoutPlan, walk: Walk, rows: I64
+    ) -> Snapshots | None:
+        """What the samples' raw data hold, where the event is the `nmi` source's."""
+        how = self.decoder.snapshots.get(event)
+        if how is None or "raw" not in walk.at:
+            return None
+        pid = tid = np.full(len(walk), -1, np.int32)
+        if "tid" in plan.fixed:
+            both = gather(self.words, walk.start + plan.fixed["tid"], 1).view("<i4")
+            pid, tid = both[:, 0], both[:, 1]
+        found = read_snapshots(self.words, walk, how, pid, tid)
+        for bad, why in found.damage:
+            self.leave_out(event, rows[bad], why)
+        self.decoder.components |= found.components
+        return found
+
+    def _walk(self, placed: _Placed) -> None:
+        event, plan, walk, rows = placed.event, placed.plan, placed.walk, placed.rows
         place = slice(None) if rows is None else rows
         self.event[place] = event
         head = peek(self.words, walk.start, plan.fixed_words, walk.stride)
@@ -344,9 +382,20 @@ class _BatchBuilder:
         if self.decoder.stop_info and "raw" in walk.at:
             self._stop(walk, place)
         for name, columns in self.sets.items():
-            if name in plan.sets:
+            if name == "intr" and event in self.decoder.snapshots:
+                if placed.snapshots is not None:
+                    self._put(columns, placed.snapshots, walk.row if rows is None else rows)
+            elif name in plan.sets:
                 columns.add(self.words, walk, plan.sets[name], rows)
         self.optional.add(plan, walk, head, place)
+
+    def _put(self, columns: SetColumns, found: Snapshots, rows: I64) -> None:
+        """The registers of the `nmi` source's images. rows: of the walk's samples."""
+        mine = rows[found.row]
+        self.snapshot_flags[mine] = found.flags
+        self.snapshot_bv[mine] = found.xstate_bv
+        self.asked_components[mine] = found.requested
+        put_snapshots(columns, self.words, found, mine)
 
     def _stop(self, walk: Walk, place: I64 | slice) -> None:
         """What the `sigtrap` source put into RAW: see perfdata.stopinfo."""
@@ -388,6 +437,9 @@ class _BatchBuilder:
         for name, columns in self.sets.items():
             if self.decoder.stop_info:
                 columns.xstate_bv = self.xstate_bv
+            elif self.decoder.snapshots and name == "intr":
+                columns.xstate_bv = self.snapshot_bv
+                columns.asked_components = self.asked_components
             finished = columns.finish()
             sets[name] = finished if isinstance(keep, slice) else _kept(finished, keep)
         misc = self.misc[keep].astype(np.uint16, copy=True)
@@ -397,6 +449,7 @@ class _BatchBuilder:
             misc=misc, cpumode=(misc & MISC_CPUMODE_MASK).astype(np.uint8),
             exact_ip=(misc & MISC_EXACT_IP) != 0, file_offset=self.file_offset[keep],
             stop_flags=self.stop_flags[keep], sets=sets,
+            snapshot_flags=self.snapshot_flags[keep] if self.decoder.snapshots else None,
         )  # fmt: skip
         self.optional.finish(batch, keep)
         if self.statistics is not None:

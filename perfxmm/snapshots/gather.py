@@ -46,6 +46,7 @@ class SetColumns:
         self.vectors: U64 | None = None
         self.predicates: U64 | None = None
         self.xstate_bv: U64 | None = None
+        self.asked_components: U64 | None = None
 
     def add(self, words: U64, walk: Walk, plan: SetPlan, rows: I64 | None) -> None:
         """Copies the set of every sample of `walk` that has one."""
@@ -125,13 +126,12 @@ class SetColumns:
         if isinstance(target, slice) and plan.gpr_ids == self.gpr_ids:
             self.gprs = picked
             return
-        if self.gprs is None:
-            self.gprs = np.zeros((self.n, len(self.gpr_ids)), np.uint64)
+        gprs = self.gprs_to_fill()
         columns = [self.gpr_ids.index(number) for number in plan.gpr_ids]
         if isinstance(target, slice):
-            self.gprs[:, columns] = picked
+            gprs[:, columns] = picked
         else:
-            self.gprs[target[:, None], columns] = picked
+            gprs[target[:, None], columns] = picked
 
     def _put_legacy(
         self, words: U64, body: I64, stride: int | None, plan: SetPlan, target: I64 | slice
@@ -158,15 +158,14 @@ class SetColumns:
         if isinstance(target, slice) and whole:
             self.vectors = values
             return
-        if self.vectors is None:
-            self.vectors = np.zeros((self.n, self.registers, self.qwords), np.uint64)
+        vectors = self.vectors_to_fill()
         qwords = values.shape[2]
         if dense:
-            self.vectors[target, : len(registers), :qwords] = values
+            vectors[target, : len(registers), :qwords] = values
         elif isinstance(target, slice):
-            self.vectors[:, list(registers), :qwords] = values
+            vectors[:, list(registers), :qwords] = values
         else:
-            self.vectors[target[:, None], list(registers), :qwords] = values
+            vectors[target[:, None], list(registers), :qwords] = values
 
     def _put_predicates(
         self, values: U64, predicates: tuple[int, ...], target: I64 | slice
@@ -174,12 +173,29 @@ class SetColumns:
         if isinstance(target, slice) and len(predicates) == self.predicate_columns:
             self.predicates = values
             return
+        columns = self.predicates_to_fill()
+        if isinstance(target, slice):
+            columns[:, list(predicates)] = values
+        else:
+            columns[target[:, None], list(predicates)] = values
+
+    def gprs_to_fill(self) -> U64:
+        """The column of general registers, zeros until filled; for values from elsewhere."""
+        if self.gprs is None:
+            self.gprs = np.zeros((self.n, len(self.gpr_ids)), np.uint64)
+        return self.gprs
+
+    def vectors_to_fill(self) -> U64:
+        """As gprs_to_fill, uint64 [n, registers, qwords]."""
+        if self.vectors is None:
+            self.vectors = np.zeros((self.n, self.registers, self.qwords), np.uint64)
+        return self.vectors
+
+    def predicates_to_fill(self) -> U64:
+        """As gprs_to_fill, uint64 [n, predicates]."""
         if self.predicates is None:
             self.predicates = np.zeros((self.n, self.predicate_columns), np.uint64)
-        if isinstance(target, slice):
-            self.predicates[:, list(predicates)] = values
-        else:
-            self.predicates[target[:, None], list(predicates)] = values
+        return self.predicates
 
     def finish(self) -> RegisterSet:
         """The set; columns that nobody filled are there, empty or zero."""
@@ -202,4 +218,5 @@ class SetColumns:
             predicates=predicates, delivered_predicates=self.delivered_predicates,
             xstate_bv=self.xstate_bv, verdict=np.zeros((n, len(VERDICT_CLASSES)), np.uint8),
             reason=np.zeros(n, np.uint64), predicate_mask=self.predicate_mask, header=self.header,
+            asked_components=self.asked_components,
         )  # fmt: skip

@@ -21,10 +21,12 @@ from perfxmm.kernel.registers import (
     GPR_SSP,
     SSP_MASK,
 )
+from perfxmm.perfdata.snapshotinfo import BROKEN_IMAGE, SnapshotFlag
 from perfxmm.perfdata.stopinfo import StopFlag
 
 __all__ = [
     "ABI32_GPR_MASK",
+    "BROKEN_IMAGE",
     "EGPR_MASK",
     "GPR_ID",
     "GPR_IP",
@@ -36,5 +38,6 @@ __all__ = [
     "REGS_ABI_SIMD",
     "SSP_MASK",
     "CpuMode",
+    "SnapshotFlag",
     "StopFlag",
 ]

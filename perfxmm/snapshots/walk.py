@@ -25,6 +25,7 @@ POSSIBLE_QWORDS = np.array([True, False, True, False, True, False, False, False,
 RAW_SIZE = 0xFFFFFFFF  # RAW begins with a u32; its payload shares the word
 # With fewer samples than this it does not pay to look for one layout in all of them.
 ALIKE_LEAST = 8
+SIMD_ABI = np.uint64(4)
 SIMD_HEADER_WORDS = {"u64": 4, "u16": 1, "none": 0}
 # Postings of dialect R2 cut nr_vectors to this where the upper 16 registers were missing.
 R2_CUT_REGISTERS = 16

@@ -116,7 +116,7 @@ def decode_images(
     saved = out.xcomp_bv & np.uint64(COMPACTED_BIT - 1)
     out.present[:] = np.where(compacted, saved, enabled)
     out.init[:] = out.present & ~out.xstate_bv
-    out.problems[:] = _header_problems(images, out, compacted, enabled)
+    out.problems[:] = header_problems(images, enabled)
 
     wanted = wanted_components(classes)
     for number in wanted:
@@ -139,19 +139,26 @@ def _word(images: U8, offset: int) -> U64:
     return np.ascontiguousarray(images[:, offset : offset + 8]).view("<u8")[:, 0]
 
 
-def _header_problems(images: U8, out: DecodedImages, compacted: Bool, enabled: U64) -> U32:
+def header_problems(images: U8, enabled: U64) -> U32:
+    """Problem bits that an image's first EXTENDED_OFFSET bytes tell, uint32 [n].
+
+    images: uint8 [n, EXTENDED_OFFSET or more]. enabled: uint64 [n], components that may be in a
+    standard image; compacted ones name theirs themselves.
+    """
     zero = np.uint64(0)
+    xstate_bv, xcomp_bv = _word(images, XSTATE_BV_OFFSET), _word(images, XCOMP_BV_OFFSET)
+    compacted = xcomp_bv >> np.uint64(63) != zero
     bits = np.zeros(len(images), np.uint32)
-    bits[~compacted & (out.xcomp_bv != zero)] |= np.uint32(Problem.XCOMP_BV)
-    bits[compacted & (out.xstate_bv & ~out.xcomp_bv != zero)] |= np.uint32(Problem.BV_BEYOND_XCOMP)
-    bits[~compacted & (out.xstate_bv & ~enabled != zero)] |= np.uint32(Problem.BV_BEYOND_XCR0)
+    bits[~compacted & (xcomp_bv != zero)] |= np.uint32(Problem.XCOMP_BV)
+    bits[compacted & (xstate_bv & ~xcomp_bv != zero)] |= np.uint32(Problem.BV_BEYOND_XCOMP)
+    bits[~compacted & (xstate_bv & ~enabled != zero)] |= np.uint32(Problem.BV_BEYOND_XCR0)
     reserved = images[:, RESERVED_OFFSET:EXTENDED_OFFSET].any(axis=1)
     bits[reserved] |= np.uint32(Problem.RESERVED)
     mxcsr = _word(images, MXCSR_OFFSET)
     value, mask = mxcsr & np.uint64(0xFFFFFFFF), mxcsr >> np.uint64(32)
     mask = np.where(mask == zero, np.uint64(MXCSR_DEFAULT_MASK), mask)
     # XSAVES and XSAVEC write MXCSR only together with SSE or AVX; elsewhere it is left-over bytes.
-    written = ~compacted | (out.xstate_bv & np.uint64(1 << SSE | 1 << AVX) != zero)
+    written = ~compacted | (xstate_bv & np.uint64(1 << SSE | 1 << AVX) != zero)
     # In the compacted format MXCSR_MASK may not be written: then only the architectural bits can
     # be judged.
     mask = np.where(compacted, np.uint64(0x2FFFF), mask)

@@ -141,7 +141,7 @@ _AMD = {
 _AMD_AVX2 = {AVX: Place(576, 256), PKRU: Place(832, 8)}
 
 _AVX512 = 1 << OPMASK | 1 << ZMM_HI256 | 1 << HI16_ZMM
-_TABLE: tuple[dict[int, Place], ...] = (_INTEL, _AMD, _AMD_AVX2)
+VENDOR_LAYOUTS: tuple[dict[int, Place], ...] = (_INTEL, _AMD, _AMD_AVX2)
 
 
 def vendor_layout(xcr0: int, image_bytes: int) -> Layout | None:
@@ -154,7 +154,7 @@ def vendor_layout(xcr0: int, image_bytes: int) -> Layout | None:
     if xcr0 >> APX & 1 or (xcr0 & _AVX512 and xcr0 & _AVX512 != _AVX512):
         return None
     found: list[dict[int, Place]] = []
-    for row in _TABLE:
+    for row in VENDOR_LAYOUTS:
         if not all(n in row for n in wanted):
             continue
         places = {n: row[n] for n in wanted}

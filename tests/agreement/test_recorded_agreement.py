@@ -78,8 +78,11 @@ class Recorder:
 
     def _file(self, kind: str, options: str) -> Path | str:
         path = self.folder / f"{kind.replace(' ', '-')}.data"
+        command = [str(self.program)]
+        if kind == "late start":  # perf may wake late on a busy machine: the work is still to come
+            command = ["sh", "-c", f"sleep 0.2; exec {self.program}"]
         done = subprocess.run(
-            [self.perf, "record", "-q", "-N", "-o", path, *options.split(), "--", self.program],
+            [self.perf, "record", "-q", "-N", "-o", path, *options.split(), "--", *command],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         return path if done.returncode == 0 else done.stderr.strip()[-200:]

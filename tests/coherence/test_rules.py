@@ -24,6 +24,7 @@ from perfxmm.coherence import (
     reason_counts,
     reason_names,
 )
+from perfxmm.coherence.rule import NMI
 from perfxmm.coherence.rules_pmu import CALLEE_SAVED
 from perfxmm.kernel.constants import CpuMode
 from perfxmm.kernel.registers import (
@@ -119,6 +120,16 @@ def stopped(flags: int = STOPPED, **changes: Any) -> Callable[[], SnapshotBatch]
     return lambda: batch(user(**changes), stop_flags=flags)
 
 
+def egpr_sample(r16: int) -> Callable[[], SnapshotBatch]:
+    """General registers up to R31, of which all but R16 are zero, and nothing else."""
+    high = dict.fromkeys(range(24, 40), 0)
+    return user_sample(
+        gpr_mask=CLASSIC_GPR_MASK | EGPR_MASK, gprs={**high, 24: r16}, registers=0, qwords=0,
+        vectors=np.zeros((1, 0, 0), np.uint64),
+    )
+
+
+EGPR_ONLY = pmu(event(classes={"intr": frozenset({"gpr", "egpr"})}))
 PRECISE_M = pmu(event(precise_ip=2))
 PRECISE_O1 = pmu(event("O1", precise_ip=1))
 LEGACY = event("L", classes={"intr": frozenset({"gpr", "xmm"})})
@@ -377,6 +388,19 @@ CASES: dict[str, tuple[Case, Case]] = {
         Case(user_sample(), YMM_ALL[UNKNOWN], context=JudgeContext("tarot", "", (event(),))),
         Case(user_sample(), YMM_ALL[C], context=JudgeContext("", "", (event(),))),
     ),
+    "egpr-absent": (
+        Case(egpr_sample(0), NO_VECTORS, context=EGPR_ONLY),
+        Case(egpr_sample(7), NO_VECTORS, context=EGPR_ONLY),
+    ),
+    "reduced-initial": (
+        Case(user_sample(qwords=2), XMM_ONLY, context=pmu(event("R2"))),
+        Case(user_sample(qwords=2), XMM_ONLY),
+    ),
+    "user-copy-unreset": (
+        Case(lambda: batch(user()), (C, UNKNOWN, UNKNOWN, ABSENT, ABSENT), of="user",
+             context=pmu(event("R6"))),
+        Case(lambda: batch(intr(), user()), YMM_ALL[C], of="user", context=pmu(event("R6"))),
+    ),
     "not-delivered": (
         Case(user_sample(qwords=2), XMM_ONLY),
         Case(user_sample(), YMM_ALL[C]),
@@ -411,8 +435,88 @@ def verdicts(registers: RegisterSet, row: int = 0) -> tuple[str, ...]:
     return tuple(Verdict(code).label for code in registers.verdict[row])
 
 
+def test_egpr_of_zero_is_believed_where_something_else_was_read() -> None:
+    def mask(r16: int, **changes: Any) -> int:
+        samples = batch(
+            intr(gpr_mask=CLASSIC_GPR_MASK | EGPR_MASK,
+                 gprs={**dict.fromkeys(range(24, 40), 0), 24: r16}, **changes)
+        )  # fmt: skip
+        judge(samples, pmu(event(classes={"intr": frozenset({"gpr", "egpr", "ymm"})})))
+        return int(samples.sets["intr"].gpr_mask[0])
+
+    everything = CLASSIC_GPR_MASK | EGPR_MASK
+    assert mask(0) == everything  # vectors are there, so XSAVES ran: initial state
+    assert mask(0, vectors=zeros()) == CLASSIC_GPR_MASK
+    assert mask(7, vectors=zeros()) == everything
+
+
+def test_a_set_without_its_simd_block_has_no_registers_named_by_it() -> None:
+    samples = batch(intr(abi=ABI_64, gpr_mask=CLASSIC_GPR_MASK | EGPR_MASK | SSP_MASK))
+    judge(samples, pmu())
+    assert samples.sets["intr"].gpr_mask.tolist() == [CLASSIC_GPR_MASK]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "proven", "arch_pebs", "ymm"),
+    [("M", True, None, C), ("M", False, None, TORN), ("M", False, True, C),
+     ("O2", True, None, TORN), ("O2", True, True, C), ("O1", True, None, TORN),
+     ("R6", True, None, TORN), ("R2", True, None, TORN), ("unknown", True, None, TORN)],
+)  # fmt: skip
+def test_precise_events_by_dialect(
+    dialect: str, proven: bool, arch_pebs: bool | None, ymm: str
+) -> None:
+    samples = batch(intr())
+    asked = event(dialect, precise_ip=2, merged_proven=proven)
+    judge(samples, pmu(asked, arch_pebs=arch_pebs))
+    assert verdicts(samples.sets["intr"]) == (C, C, ymm, ABSENT, ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "vectors"),
+    [("M", ENTRY), ("O2", ENTRY), ("O1", UNKNOWN), ("R6", UNKNOWN), ("R2", FOREIGN),
+     ("unknown", FOREIGN)],
+)  # fmt: skip
+def test_user_sets_of_kernel_mode_by_dialect(dialect: str, vectors: str) -> None:
+    samples = kernel_sample()()
+    judge(samples, pmu(event(dialect)))
+    assert verdicts(samples.sets["user"]) == (ENTRY, vectors, vectors, ABSENT, ABSENT)
+    # V4 gives nothing at all there.
+    none = kernel_sample(abi=0)()
+    judge(none, pmu(event(dialect)))
+    assert verdicts(none.sets["user"]) == NOTHING
+
+
+@pytest.mark.parametrize("dialect", ["M", "O1", "O2", "R2", "R6", "unknown"])
+def test_twins_that_differ_are_not_believed_in_any_dialect(dialect: str) -> None:
+    samples = batch(intr(), user(vectors=upper_zero()))
+    judge(samples, pmu(event(dialect)))
+    for registers in samples.sets.values():
+        assert verdicts(registers) == YMM_ALL[UNKNOWN]
+    precise = batch(intr(), user(vectors=upper_zero()))
+    judge(precise, pmu(event(dialect, precise_ip=1)))
+    assert "twin-mismatch" not in reason_names(precise.sets["intr"].reason[0])
+
+
+def test_what_a_posting_cut_is_told_to_be_zero() -> None:
+    cases = [
+        # qwords, opmasks, vectors -> reduced
+        (8, 8, None, False), (4, 8, None, True), (2, 8, None, True), (8, 0, None, True),
+        (0, 8, 0, False),
+    ]  # fmt: skip
+    for qwords, predicates, delivered, reduced in cases:
+        samples = batch(
+            intr(qwords=qwords, predicates=predicates, delivered_vectors=delivered)
+        )
+        judge(samples, pmu(event("R2", classes={"intr": ZMM_ASKED})))
+        names = reason_names(samples.sets["intr"].reason[0])
+        assert ("reduced-initial" in names) == reduced, (qwords, predicates)
+
+
 def test_every_rule_has_a_case_and_a_counter_example() -> None:
-    assert set(CASES) == set(RULE_BY_NAME)
+    # Those of source nmi are in test_rules_nmi; staleness takes more than one sample:
+    # test_staleness.
+    named = {rule.name for rule in RULES if rule.sources != NMI}
+    assert set(CASES) | {"stale-suspected"} == named
     assert len(RULE_BY_NAME) == len(RULES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from perfxmm.errors import DamagedInput
 from perfxmm.kernel import attr as attrs
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, SampleType
-from perfxmm.kernel.dialects import O1, R2, L, M, SimdRequest
+from perfxmm.kernel.dialects import O1, O2, R2, L, M, SimdRequest
 from perfxmm.kernel.header_kind import SimdHeader
 from perfxmm.kernel.registers import EGPR_MASK, SSP_MASK
 
@@ -210,8 +211,11 @@ def test_round_trip_of_dialect_m(
     simd = SimdRequest(1, pq, vq, pi, pu, vi, vu)
     attr = EventAttr(**values, size=176 + len(tail), dialect=M, simd=simd, tail=tail)
     encoded = attrs.encode(attr)
-    assert attrs.decode(encoded) == attr
-    assert attrs.encode(attrs.decode(encoded)) == encoded
+    decoded = attrs.decode(encoded)
+    # Masks that are not a whole class are the overlay's, which has the same layout.
+    assert decoded.dialect in (M, O2)
+    assert replace(decoded, dialect=M) == attr
+    assert attrs.encode(decoded) == encoded
 
 
 @settings(max_examples=80, deadline=None)
@@ -249,4 +253,4 @@ def test_any_bytes_decode_or_are_damaged(data: bytes) -> None:
         decoded = attrs.decode(data)
     except DamagedInput:
         return
-    assert decoded.dialect in (L, R2, O1, M)
+    assert decoded.dialect in (L, R2, O1, O2, M)

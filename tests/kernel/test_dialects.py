@@ -9,7 +9,13 @@ import pytest
 from support.attr_bytes import plain_attr, r2_attr
 
 from perfxmm.kernel import attr as attrs
-from perfxmm.kernel.dialects import DIALECTS, canonical_gpr_mask, detect
+from perfxmm.kernel.dialects import (
+    DIALECTS,
+    canonical_gpr_mask,
+    detect,
+    merged_release,
+    readings,
+)
 from perfxmm.kernel.header_kind import SimdHeader, confirm_header, read_header
 from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, SSP_MASK
 
@@ -38,6 +44,15 @@ RECOGNITION = [
     ("M: SSP or eGPR alone", plain_attr(176, {144: 1}), "M"),
     ("M: cut at 168", plain_attr(168, {144: 1, 148: 2, 160: 0xFFFF}), "M"),
     ("M: newer and longer", plain_attr(192, {144: 1, 148: 2, 160: 0xFFFF, 184: 9}), "M"),
+    ("O2: M's layout, a subset of registers",
+     plain_attr(176, {26: 4, 144: 1, 148: 4, 160: 0x3}), "O2"),
+    ("O2: a subset of opmasks", plain_attr(176, {26: 4, 144: 1, 146: 1, 148: 2, 152: 3}), "O2"),
+    ("M: a subset in a set that is not asked for is not looked at",
+     plain_attr(176, {26: 4, 144: 1, 148: 4, 160: 0xFFFF, 168: 3}), "M"),
+    ("M: 32 registers at 256 bits pass", plain_attr(
+        176, {26: 4, 144: 1, 148: 4, 160: 0xFFFF, 162: 0xFFFF}), "M"),
+    ("M: at 512 bits 16 registers are a subset", plain_attr(
+        176, {26: 4, 144: 1, 148: 8, 160: 0xFFFF}), "O2"),
     ("no dialect has 3 at 146", plain_attr(176, {144: 1, 146: 3}), "L"),
 ]  # fmt: skip
 
@@ -47,6 +62,39 @@ def test_recognition(what: str, data: bytes, expected: str) -> None:
     found = detect(data)
     assert found.dialect.name == expected
     assert found.evidence
+
+
+# bytes | every dialect that they can be read in, the likeliest first
+READINGS = [
+    (plain_attr(176, {144: 1, 148: 2, 160: 0xFFFF}), ["M"]),
+    (plain_attr(176, {144: 1, 146: 8, 160: 0xFFFF}), ["O1", "R6"]),
+    (plain_attr(176, {144: 1, 152: 0xFF}), ["O1", "M", "R6"]),
+    (plain_attr(176, {144: 1}), ["M", "O1", "R6"]),
+    (r2_attr(vec_qwords=8, vec_intr=0xFFFFFFFF), ["R2"]),
+    # As M: config4 is 1 and user opmasks are enabled; as R2: one opmask of the user set.
+    (plain_attr(176, {136: 1, 144: 1, 148: 4, 160: 0xFFFF}), ["M", "R2"]),
+    (plain_attr(144, {136: 1}), ["R2"]),
+    (plain_attr(176, {144: 1, 146: 3}), []),
+    (plain_attr(176), []),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), READINGS)
+def test_readings(data: bytes, expected: list[str]) -> None:
+    assert [dialect.name for dialect in readings(data)] == expected
+
+
+# kernel release | whether it is known to have the merged series
+RELEASES = [
+    ("7.4.0-rc0", True), ("7.4", True), ("7.10.2-1-amd64", True), ("8.0.0", True),
+    ("7.3.4-oracle", False), ("6.18.3-intel", False), ("7.3.0-rc2-next-20260909", True),
+    ("7.3.0-rc2-next-20260908", False), ("7.3.0-rc3-tip+", False), ("", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("release", "expected"), RELEASES)
+def test_releases_with_the_merged_series(release: str, expected: bool) -> None:
+    assert merged_release(release) is expected
 
 
 # recording | dialects of its attrs, in order

@@ -53,6 +53,7 @@ def register_set(
     predicates: int | npt.NDArray[np.uint64] = 0,
     delivered_predicates: Any = None,
     xstate_bv: Any = None,
+    asked_components: Any = None,
 ) -> RegisterSet:
     """One set of `count` samples. Where abi is 0 nothing is delivered, as a decoder leaves it.
 
@@ -96,6 +97,9 @@ def register_set(
         xstate_bv=None if xstate_bv is None else _column(xstate_bv, count, np.uint64),
         predicate_mask=np.where(there, np.uint8((1 << opmasks.shape[1]) - 1), np.uint8(0)),
         header=np.zeros(count, np.uint64),
+        asked_components=(
+            None if asked_components is None else _column(asked_components, count, np.uint64)
+        ),
     )
 
 
@@ -110,6 +114,7 @@ def batch(
     event: Any = 0,
     stop_flags: Any = 0,
     time_ns: Any = None,
+    snapshot_flags: Any = None,
 ) -> SnapshotBatch:
     """A batch of the sets' length (or `count`); scalars are repeated for every sample."""
     n = len(sets[0].abi) if count is None else count
@@ -130,4 +135,5 @@ def batch(
         file_offset=np.arange(n, dtype=np.int64) * 64 + 256,
         stop_flags=_column(stop_flags, n, np.uint32),
         sets={one.name: one for one in sets},
+        snapshot_flags=None if snapshot_flags is None else _column(snapshot_flags, n, np.uint64),
     )
