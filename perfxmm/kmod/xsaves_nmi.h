@@ -50,32 +50,27 @@ enum xsaves_nmi_insn {
 /* After a hit that took c, the next is taken no earlier than this many c later. */
 #define XSAVES_NMI_REST			8
 
-#define XSAVES_NMI_STATS(X) \
-	X(hits) \
-	X(written) \
-	X(dropped_kernel) \
-	X(dropped_kernel_fpu) \
-	X(dropped_guest) \
-	X(dropped_idle) \
-	X(dropped_nobody) \
-	X(dropped_late) \
-	X(dropped_not_loaded) \
-	X(dropped_ts) \
-	X(dropped_period) \
-	X(throttled) \
-	X(errors) \
-	X(ipis_busy) \
-	X(ipis_lost) \
-	X(nmis_late) \
-	X(cycles) \
-	X(save_cycles) \
-	X(worst_cycles) \
-	X(worst_save_cycles)
-
 struct xsaves_nmi_stats {
-#define X(name) u64 name;
-	XSAVES_NMI_STATS(X)
-#undef X
+	u64 hits;
+	u64 written;
+	u64 dropped_kernel;
+	u64 dropped_kernel_fpu;	/* of these: where the registers are not the task's */
+	u64 dropped_guest;
+	u64 dropped_idle;
+	u64 dropped_nobody;
+	u64 dropped_late;
+	u64 dropped_not_loaded;
+	u64 dropped_ts;
+	u64 dropped_period;
+	u64 throttled;
+	u64 errors;
+	u64 ipis_busy;
+	u64 ipis_lost;
+	u64 nmis_late;
+	u64 cycles;		/* of the written ones, all of the handler */
+	u64 save_cycles;	/* of these: for the instruction and the clearing before it */
+	u64 worst_cycles;
+	u64 worst_save_cycles;
 };
 
 DECLARE_PER_CPU(struct xsaves_nmi_stats, xsaves_nmi_stats);

@@ -209,10 +209,12 @@ static int try_counter(void)
 	event = create_counter(cpumask_first(cpu_online_mask));
 	cpus_read_unlock();
 	if (IS_ERR(event)) {
-		if (PTR_ERR(event) == -ENOENT)
+		/* insmod takes ENOENT for an unknown symbol or parameter. */
+		if (PTR_ERR(event) == -ENOENT) {
 			pr_err("nmi=pmu: there is no hardware PMU that counts cycles; nmi=ipi needs none\n");
-		else
-			pr_err("nmi=pmu: no counter of cycles (%ld)\n", PTR_ERR(event));
+			return -ENODEV;
+		}
+		pr_err("nmi=pmu: no counter of cycles (%ld)\n", PTR_ERR(event));
 		return PTR_ERR(event);
 	}
 	perf_event_release_kernel(event);

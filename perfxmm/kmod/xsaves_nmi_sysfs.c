@@ -82,20 +82,55 @@ static ssize_t stat_show(struct kobject *kobj, struct kobj_attribute *attr, char
 	return sysfs_emit(buf, "%llu\n", all);
 }
 
-#define X(field)								\
+#define STAT(field, is_worst)							\
 static struct stat_attribute stat_##field = {					\
 	.attribute = __ATTR(field, 0444, stat_show, NULL),			\
 	.offset = offsetof(struct xsaves_nmi_stats, field),			\
-	.worst = offsetof(struct xsaves_nmi_stats, field) >=			\
-		 offsetof(struct xsaves_nmi_stats, worst_cycles),		\
-};
-XSAVES_NMI_STATS(X)
-#undef X
+	.worst = is_worst,							\
+}
+
+STAT(hits, false);
+STAT(written, false);
+STAT(dropped_kernel, false);
+STAT(dropped_kernel_fpu, false);
+STAT(dropped_guest, false);
+STAT(dropped_idle, false);
+STAT(dropped_nobody, false);
+STAT(dropped_late, false);
+STAT(dropped_not_loaded, false);
+STAT(dropped_ts, false);
+STAT(dropped_period, false);
+STAT(throttled, false);
+STAT(errors, false);
+STAT(ipis_busy, false);
+STAT(ipis_lost, false);
+STAT(nmis_late, false);
+STAT(cycles, false);
+STAT(save_cycles, false);
+STAT(worst_cycles, true);
+STAT(worst_save_cycles, true);
 
 static struct attribute *stat_attributes[] = {
-#define X(field) &stat_##field.attribute.attr,
-	XSAVES_NMI_STATS(X)
-#undef X
+	&stat_hits.attribute.attr,
+	&stat_written.attribute.attr,
+	&stat_dropped_kernel.attribute.attr,
+	&stat_dropped_kernel_fpu.attribute.attr,
+	&stat_dropped_guest.attribute.attr,
+	&stat_dropped_idle.attribute.attr,
+	&stat_dropped_nobody.attribute.attr,
+	&stat_dropped_late.attribute.attr,
+	&stat_dropped_not_loaded.attribute.attr,
+	&stat_dropped_ts.attribute.attr,
+	&stat_dropped_period.attribute.attr,
+	&stat_throttled.attribute.attr,
+	&stat_errors.attribute.attr,
+	&stat_ipis_busy.attribute.attr,
+	&stat_ipis_lost.attribute.attr,
+	&stat_nmis_late.attribute.attr,
+	&stat_cycles.attribute.attr,
+	&stat_save_cycles.attribute.attr,
+	&stat_worst_cycles.attribute.attr,
+	&stat_worst_save_cycles.attribute.attr,
 	NULL
 };
 

@@ -71,6 +71,7 @@ def run(
     timeout_s: float = 60.0,
     python: str = sys.executable,
     script: bool = False,
+    stdin: bytes = b"",
 ) -> Ran:
     """`perfxmm ARGUMENTS`, under `prefix` (setpriv, a seccomp launcher, ...).
 
@@ -79,7 +80,7 @@ def run(
     command = [str(Path(python).with_name("perfxmm"))] if script else [python, *PERFXMM[1:]]
     done = subprocess.run(
         [*map(str, prefix), *command, *map(str, arguments)],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, cwd=cwd,
+        input=stdin, capture_output=True, timeout=timeout_s, cwd=cwd,
         env={**os.environ, **(env or {})}, check=False,
     )  # fmt: skip
     ran = Ran(done.returncode, done.stdout.decode("utf-8", "replace"),
