@@ -3,8 +3,8 @@
 
 Records the programs of tests/truth (SSE, AVX2, AVX-512 with opmasks, upper halves and initial
 state, NaN payloads, subnormals, libm, signals, system calls, context switches, code made at run
-time) by the sigtrap source, with both engines, until enough coherent samples have been compared
-with what the registers must have held.
+time, threads with the same values) by the sigtrap source, with both engines, until enough
+coherent samples have been compared with what the registers must have held.
 
 The engines take their turns at every program: a round is one recording of each. The recordings of
 the interrupt engine are the shorter part of the samples (it gives fewer), not of the programs.
@@ -16,6 +16,8 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,14 +25,36 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from common import Row, parser, report  # noqa: E402
 from truth.check import Report  # noqa: E402
-from truth.harness import CROWDS, PROGRAMS, Program, build, check_file, record  # noqa: E402
+from truth.harness import (  # noqa: E402
+    CROWDS,
+    PROGRAMS,
+    Program,
+    build,
+    check_file,
+    reasons_as_pmu,
+    record,
+)
 
 from perfxmm.errors import PerfxmmError  # noqa: E402
 
 # The interrupt engine is slow with more threads than CPUs: its crowd is one process of two.
 INTERRUPT_CROWD = (2, 1)
-# Remarks on a true sample that doubt it: each is a false alarm.
-ALARMS = ("stale-suspected", "code-contradicted")
+# Reasons that doubt a sample. All of these are true, so each is a false alarm. Whether another
+# thread's registers show is asked of interrupts only, so the samples are judged as such once more.
+ALARMS = ("code-contradicted", "code-skid")
+ALARMS_AS_PMU = ("stale-suspected",)
+
+
+@dataclass
+class Found:
+    """as_pmu: samples by reason, see harness.reasons_as_pmu."""
+
+    report: Report
+    as_pmu: Counter[str]
+
+    def add(self, other: Found) -> None:
+        self.report.add(other.report)
+        self.as_pmu.update(other.as_pmu)
 
 
 def layouts() -> tuple[tuple[str, ...], ...]:
@@ -55,7 +79,7 @@ def built(directory: Path, names: list[str]) -> list[Program]:
 
 def one_recording(
     program: Program, engine: str, classes: tuple[str, ...], output: Path, seconds: float, hz: int
-) -> Report | None:
+) -> Found | None:
     """Records and checks; None where the program's own check failed."""
     threads, processes = CROWDS.get(program.name, (4, 1))
     if engine == "interrupt":
@@ -68,16 +92,15 @@ def one_recording(
     if result.exit_status != 0:
         print(f"{program.name} ended with status {result.exit_status}", file=sys.stderr)
         return None
-    return check_file(output, program)
+    return Found(check_file(output, program), reasons_as_pmu(output))
 
 
-def figures(
-    totals: dict[tuple[str, str], Report], samples: int, elapsed_s: float
-) -> list[Row]:
+def figures(totals: dict[tuple[str, str], Found], samples: int, elapsed_s: float) -> list[Row]:
     """samples: how many there should be at least."""
-    every = Report()
+    whole = Found(Report(), Counter())
     for found in totals.values():
-        every.add(found)
+        whole.add(found)
+    every = whole.report
     rows = [
         Row("coherent samples checked", every.coherent.checked, "samples", at_least=samples),
         Row("register words compared", every.coherent.words.total(), "words"),
@@ -87,18 +110,19 @@ def figures(
             at_most=0, note=f"of {every.late.checked} samples"),
         Row("coherent or late outside regions, not checked", every.not_checked, "samples"),
     ]  # fmt: skip
-    checked = max(1, every.coherent.checked)
+    alarms = {name: every.reasons[name] for name in ALARMS}
+    alarms |= {name: whole.as_pmu[name] for name in ALARMS_AS_PMU}
     rows += [
-        Row(f"false alarms: {name}", every.reasons[name] / checked, at_most=0.001,
-            note=f"{every.reasons[name]} samples")
-        for name in ALARMS
+        Row(f"false alarms: {name}", count / max(1, every.samples), at_most=0.001,
+            note=f"{count} of {every.samples} samples")
+        for name, count in alarms.items()
     ]  # fmt: skip
     rows += [Row("elapsed", elapsed_s, "s")]
     rows += [
-        Row(f"{name}, {engine}", found.coherent.checked, "samples", at_least=1,
-            note=f"{found.false_coherent} false; {found.coherent.words.total()} words, "
-                 f"{found.late.checked} late, {found.not_checked} not checked")
-        for (name, engine), found in sorted(totals.items())
+        Row(f"{name}, {engine}", part.coherent.checked, "samples", at_least=1,
+            note=f"{part.false_coherent} false; {part.coherent.words.total()} words, "
+                 f"{part.late.checked} late, {part.not_checked} not checked")
+        for (name, engine), part in sorted((key, found.report) for key, found in totals.items())
     ]  # fmt: skip
     return rows
 
@@ -117,7 +141,7 @@ def main() -> int:
                          help="write what was found, by program, engine and region, as JSON")
     chosen = options.parse_args()
     engines = chosen.engine.split(",")
-    totals: dict[tuple[str, str], Report] = {}
+    totals: dict[tuple[str, str], Found] = {}
     with tempfile.TemporaryDirectory() as scratch:
         programs = built(Path(scratch), chosen.programs.split(","))
         begun = time.monotonic()
@@ -136,12 +160,14 @@ def main() -> int:
                     )  # fmt: skip
                     if found is None:
                         return 1
-                    totals.setdefault((program.name, engine), Report()).add(found)
-                    done += found.coherent.checked
+                    empty = Found(Report(), Counter())
+                    totals.setdefault((program.name, engine), empty).add(found)
+                    part = found.report
+                    done += part.coherent.checked
                     print(f"{program.name}, {engine}, {'+'.join(classes)}: "
-                          f"{found.coherent.checked} samples, {found.false_coherent} false; "
+                          f"{part.coherent.checked} samples, {part.false_coherent} false; "
                           f"{done} of {chosen.samples}", file=sys.stderr)  # fmt: skip
-                    for line in found.first_wrong:
+                    for line in part.first_wrong:
                         print(f"  {line}", file=sys.stderr)
             turn += 1
             if done == before:
@@ -150,7 +176,9 @@ def main() -> int:
     if chosen.details is not None:
         by_name: dict[str, dict[str, object]] = {}
         for (name, engine), found in sorted(totals.items()):
-            by_name.setdefault(name, {})[engine] = found.to_dict()
+            by_name.setdefault(name, {})[engine] = {
+                **found.report.to_dict(), "by_reason_as_pmu": dict(found.as_pmu),
+            }
         chosen.details.write_text(json.dumps(by_name, indent=1) + "\n")
     samples = 1 if chosen.seconds else chosen.samples
     rows = figures(totals, samples, time.monotonic() - begun)

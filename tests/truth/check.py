@@ -86,8 +86,8 @@ class Report:
     """What recordings came to.
 
     regions: coherent samples, by region. verdicts: samples by the verdict of their XMM class.
-    not_checked: judged samples outside all regions. reasons: the checked
-    coherent samples by reason. disordered: coherent samples whose visit or counter goes back in
+    not_checked: judged samples outside all regions. reasons: all samples by
+    reason. disordered: coherent samples whose visit or counter goes back in
     their thread. strangers: those with another thread's number. first_wrong: for a look at it.
     """
 
@@ -148,6 +148,7 @@ def check(
     for batch in batches:
         report.samples += len(batch)
         for registers in batch.sets.values():
+            count_reasons(registers.reason, report.reasons)
             xmm = registers.verdict[:, VERDICT_CLASSES.index("xmm")]
             for code, count in enumerate(np.bincount(xmm).tolist()):
                 if count:
@@ -157,6 +158,14 @@ def check(
     if lives:
         _check_lives(np.concatenate(lives), report)
     return report
+
+
+def count_reasons(bits: U64, into: Counter[str]) -> None:
+    """Adds how many samples carry which reason, by its name."""
+    seen = int(np.bitwise_or.reduce(bits)) if len(bits) else 0
+    for reason in REASONS.values():
+        if seen & reason.mask:
+            into[reason.name] += int(np.count_nonzero(bits & np.uint64(reason.mask)))
 
 
 # One row a coherent sample: who was where, and how far.
@@ -183,7 +192,8 @@ def _check_set(
             continue
         who, counter = _gpr(registers, "R12")[rows_at], _gpr(registers, "BX")[rows_at]
         thread = who & np.uint64(0xFF)
-        rows = Rows(region.name, at[there], counter, thread % np.uint64(MOST_THREADS), places)
+        named = thread * np.uint64(0) if region.alike else thread % np.uint64(MOST_THREADS)
+        rows = Rows(region.name, at[there], counter, named, places)
         number = number if isinstance(number, int) else number[there]
         compared = _Compared(registers, rows_at, rows, verdict)
         compared.general(
@@ -196,19 +206,11 @@ def _check_set(
         report.first_wrong += compared.examples(_KEPT_EXAMPLES - len(report.first_wrong))
         if verdict is Verdict.COHERENT:
             report.regions.setdefault(region.name, Tally()).add(compared.tally())
-            _count_reasons(registers.reason[rows_at], report)
             life = np.empty(len(rows_at), _LIFE)
             life["tid"], life["region"], life["who"] = batch.tid[rows_at], index, who
             life["time"], life["counter"] = batch.time_ns[rows_at], counter
             lives.append(life)
     report.not_checked += int(left.sum())
-
-
-def _count_reasons(bits: U64, report: Report) -> None:
-    seen = int(np.bitwise_or.reduce(bits))
-    for reason in REASONS.values():
-        if seen & reason.mask:
-            report.reasons[reason.name] += int(np.count_nonzero(bits & np.uint64(reason.mask)))
 
 
 def _gpr(registers: RegisterSet, name: str) -> U64:

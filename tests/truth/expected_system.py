@@ -1,4 +1,4 @@
-"""What signals.c, syscalls.c, switches.c and jit.c hold: the same chains, disturbed."""
+"""What signals.c, syscalls.c, switches.c, jit.c and alike.c hold: the same chains, disturbed."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ REGIONS: dict[str, tuple[Region, ...]] = {
         Region("switches_spin", 30, chains),
         Region("switches_yield", 31, chains),
         Region("switches_futex", 32, chains),
+    ),
+    "alike": (
+        Region("alike_const", 33, alike=True),
+        Region("alike_chain", 34, chains, alike=True),
     ),
     "jit": (Region("jit_page", 64, jit_page, copies_at=JIT_BASE, pages=JIT_PAGES),),
 }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from truth.check import Report, check, labels
+from support.judging import judge_context
+from truth.check import Report, check, count_reasons, labels
 
 import perfxmm
+from perfxmm.coherence import judge
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, PerfType
+from perfxmm.perfdata.reader import Reader
 from perfxmm.snapshots.batch import SnapshotBatch
+from perfxmm.snapshots.decode import Decoder
 from perfxmm.sources.base import RecordRequest, RecordResult, RequestedEvent
 from perfxmm.sources.sigtrap.source import SigtrapSource
 
@@ -21,7 +26,7 @@ TASK_CLOCK = 1  # PERF_COUNT_SW_TASK_CLOCK, include/uapi/linux/perf_event.h, Lin
 NO_CPU = 77  # a program's exit status where the CPU lacks what it needs
 PROGRAMS = (
     "sse", "avx2", "avx512", "upper", "nan", "subnormal", "libm", "signals", "syscalls",
-    "switches", "jit",
+    "switches", "jit", "alike",
 )  # fmt: skip
 # Threads and processes that show what a program is about.
 CROWDS = {"switches": (8, 3), "syscalls": (4, 2), "jit": (4, 2)}
@@ -89,3 +94,20 @@ def batches(recording: Path) -> Iterator[SnapshotBatch]:
 def check_file(recording: Path, program: Program) -> Report:
     """Decodes, judges and checks a recording of the program."""
     return check(batches(recording), program.name, program.places)
+
+
+def reasons_as_pmu(recording: Path) -> Counter[str]:
+    """How many samples would carry which reason, had the PMU's interrupts taken them.
+
+    Every snapshot of these programs is true: a reason that doubts one is a false alarm.
+    """
+    reader = Reader(str(recording))
+    context = judge_context(reader, source="")
+    decoder = Decoder(reader.events, stop_info=True)
+    found: Counter[str] = Counter()
+    for block in reader.ordered_blocks(block_records=8192):
+        batch = decoder.decode(block)
+        judge(batch, context)
+        for registers in batch.sets.values():
+            count_reasons(registers.reason, found)
+    return found

@@ -133,8 +133,9 @@ class Region:
 
     number: what its constants are named by. words: low words of vectors 0 to 15 that its code
     writes or loads; those above are zero. high: vectors 16 to 31 and opmasks are known too.
-    ordered: visits and counter of a thread never go back in it. page_bytes, pages: code that is
-    copied to pages, the first at `copies_at`; each page's number is `number` and its place.
+    alike: the constants name thread 0 whichever it is. pages: code that is copied to so many
+    pages, the first at `copies_at`; a page's number is its place from there, and the first one
+    that is used is `number`.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Region:
     expect: Expect = nothing
     words: int = 4
     high: bool = True
+    alike: bool = False
     copies_at: int = 0
     pages: int = 0
 

@@ -33,6 +33,7 @@ def test_the_short_form(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in figures}
     assert rows["false coherent"]["value"] == rows["wrong words among them"]["value"] == 0
     assert rows["coherent samples checked"]["value"] >= 400
+    assert rows["false alarms: stale-suspected"]["value"] == 0
     details = json.loads((tmp_path / "details.json").read_text())
     parts = [found for engines in details.values() for found in engines.values()]
     assert {(name, engine) for name, engines in details.items() for engine in engines} == {

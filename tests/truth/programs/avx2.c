@@ -85,9 +85,9 @@ static void finish_int(struct Registers *want, uint64_t thread, uint64_t rounds)
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_avx2_const, 100000, 4, 4, 1, NULL, NULL},
-        {truth_avx2_fma, 60000, 5, 4, 1, prepare_fma, finish_fma},
-        {truth_avx2_int, 60000, 6, 4, 1, prepare_int, finish_int},
+        {truth_avx2_const, 100000, 4, 4, 1, 0, NULL, NULL},
+        {truth_avx2_fma, 60000, 5, 4, 1, 0, prepare_fma, finish_fma},
+        {truth_avx2_int, 60000, 6, 4, 1, 0, prepare_int, finish_int},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }

@@ -88,10 +88,10 @@ static void finish_vzeroupper(struct Registers *want, uint64_t thread, uint64_t 
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_avx512_const, 100000, 7, 8, 1, NULL, NULL},
-        {truth_avx512_masks, 60000, 8, 8, 1, NULL, finish_masks},
-        {truth_avx512_high, 60000, 9, 8, 1, prepare_high, finish_high},
-        {truth_avx512_vzeroupper, 100000, 10, 8, 1, NULL, finish_vzeroupper},
+        {truth_avx512_const, 100000, 7, 8, 1, 0, NULL, NULL},
+        {truth_avx512_masks, 60000, 8, 8, 1, 0, NULL, finish_masks},
+        {truth_avx512_high, 60000, 9, 8, 1, 0, prepare_high, finish_high},
+        {truth_avx512_vzeroupper, 100000, 10, 8, 1, 0, NULL, finish_vzeroupper},
     };
     return truth_main(argc, argv, AVX512, visits, COUNT(visits));
 }

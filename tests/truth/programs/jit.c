@@ -47,7 +47,7 @@ static void finish_page(struct Registers *want, uint64_t thread, uint64_t rounds
     fill_register(want, 2, want->vector[2][0]);
 }
 
-static __thread struct Visit current = {truth_jit_call, 200000, 0, 4, 1, NULL, finish_page};
+static __thread struct Visit current = {truth_jit_call, 200000, 0, 4, 1, 0, NULL, finish_page};
 static __thread void *page;
 
 static void prepare_page(struct Registers *in, uint64_t thread)

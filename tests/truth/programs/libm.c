@@ -52,9 +52,9 @@ static void finish_fmod(struct Registers *want, uint64_t thread, uint64_t rounds
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_libm_sqrt, 5000, 21, 4, 0, prepare_call, finish_sqrt},
-        {truth_libm_fmod, 5000, 22, 4, 0, prepare_call, finish_fmod},
-        {truth_libm_sin, 5000, 23, 4, 0, NULL, NULL},
+        {truth_libm_sqrt, 5000, 21, 4, 0, 0, prepare_call, finish_sqrt},
+        {truth_libm_fmod, 5000, 22, 4, 0, 0, prepare_call, finish_fmod},
+        {truth_libm_sin, 5000, 23, 4, 0, 0, NULL, NULL},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }

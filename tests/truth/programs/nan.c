@@ -92,8 +92,8 @@ static void finish_single(struct Registers *want, uint64_t thread, uint64_t roun
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_nan_double, 60000, 16, 4, 1, prepare_double, finish_double},
-        {truth_nan_single, 60000, 17, 4, 1, prepare_single, finish_single},
+        {truth_nan_double, 60000, 16, 4, 1, 0, prepare_double, finish_double},
+        {truth_nan_single, 60000, 17, 4, 1, 0, prepare_single, finish_single},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }

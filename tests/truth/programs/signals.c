@@ -29,11 +29,11 @@ static void finish_chains(struct Registers *want, uint64_t thread, uint64_t roun
     add_register(want, 0, 1, rounds);
 }
 
-static const struct Visit main_visit = {truth_signals_main, 400000, 24, 4, 1, NULL, finish_chains};
+static const struct Visit main_visit = {truth_signals_main, 400000, 24, 4, 1, 0, NULL, finish_chains};
 static const struct Visit handler_visit = {
-    truth_signals_handler, 60000, 25, 4, 1, NULL, finish_chains};
+    truth_signals_handler, 60000, 25, 4, 1, 0, NULL, finish_chains};
 static const struct Visit masked_visit = {
-    truth_signals_masked, 60000, 26, 4, 1, NULL, finish_chains};
+    truth_signals_masked, 60000, 26, 4, 1, 0, NULL, finish_chains};
 
 static volatile sig_atomic_t handler_wrong;
 

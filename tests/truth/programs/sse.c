@@ -72,10 +72,10 @@ int main(int argc, char **argv)
 {
     enum { ROUNDS = 316 * 316 + 1 };
     static const struct Visit visits[] = {
-        {truth_sse_const, 400000, 1, 2, 0, NULL, NULL},
-        {truth_sse_int, 300000, 2, 2, 0, NULL, finish_int},
+        {truth_sse_const, 400000, 1, 2, 0, 0, NULL, NULL},
+        {truth_sse_int, 300000, 2, 2, 0, 0, NULL, finish_int},
         /* Its last root is 316. */
-        {truth_sse_double, ROUNDS, 3, 2, 0, prepare_double, finish_double},
+        {truth_sse_double, ROUNDS, 3, 2, 0, 0, prepare_double, finish_double},
     };
     return truth_main(argc, argv, SSE_ONLY, visits, COUNT(visits));
 }

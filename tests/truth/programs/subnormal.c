@@ -70,9 +70,9 @@ int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
         /* Multiples of 52 and 23: 0 is as it was. */
-        {truth_subnormal_double, 52 * 500, 18, 4, 1, prepare_double, NULL},
-        {truth_subnormal_single, 23 * 1000, 19, 4, 1, prepare_single, NULL},
-        {truth_subnormal_flush, 100000, 20, 4, 1, prepare_flush, finish_flush},
+        {truth_subnormal_double, 52 * 500, 18, 4, 1, 0, prepare_double, NULL},
+        {truth_subnormal_single, 23 * 1000, 19, 4, 1, 0, prepare_single, NULL},
+        {truth_subnormal_flush, 100000, 20, 4, 1, 0, prepare_flush, finish_flush},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }

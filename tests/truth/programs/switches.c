@@ -62,9 +62,9 @@ static void move(uint64_t turn)
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_switches_spin, 1000000, 30, 4, 1, NULL, finish_chains},
-        {truth_switches_yield, 20, 31, 4, 1, NULL, finish_chains},
-        {truth_switches_futex, 10, 32, 4, 1, prepare_futex, finish_chains},
+        {truth_switches_spin, 1000000, 30, 4, 1, 0, NULL, finish_chains},
+        {truth_switches_yield, 20, 31, 4, 1, 0, NULL, finish_chains},
+        {truth_switches_futex, 10, 32, 4, 1, 0, prepare_futex, finish_chains},
     };
     between_visits = move;
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));

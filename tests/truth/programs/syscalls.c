@@ -50,9 +50,9 @@ static void finish_chains(struct Registers *want, uint64_t thread, uint64_t roun
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_syscalls_quick, 2000, 27, 4, 1, prepare_quick, finish_chains},
-        {truth_syscalls_random, 1000, 28, 4, 1, prepare_quick, finish_chains},
-        {truth_syscalls_sleep, 10, 29, 4, 1, prepare_sleep, finish_chains},
+        {truth_syscalls_quick, 2000, 27, 4, 1, 0, prepare_quick, finish_chains},
+        {truth_syscalls_random, 1000, 28, 4, 1, 0, prepare_quick, finish_chains},
+        {truth_syscalls_sleep, 10, 29, 4, 1, 0, prepare_sleep, finish_chains},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }

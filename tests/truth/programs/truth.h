@@ -124,6 +124,7 @@ struct Visit {
     unsigned number;            /* names the region in its constants */
     unsigned words;             /* low words of vectors 0 to 15 that it stores: 2, 4 or 8 */
     int high;                   /* vectors 16 to 31 and opmasks are loaded and stay known */
+    int alike;                  /* the constants name thread 0 whichever it is */
     /* Values other than the constants; NULL where there are none. */
     void (*prepare)(struct Registers *in, uint64_t thread);
     /* Turns what was loaded into what must be there after all rounds; NULL where it is the same. */
@@ -190,7 +191,7 @@ static inline void add_register(struct Registers *in, unsigned reg, unsigned ste
 static inline int visit(const struct Visit *which, uint64_t who)
 {
     struct Registers in, out;
-    uint64_t thread = who & 0xff;
+    uint64_t thread = which->alike ? 0 : who & 0xff;
     int high = wide && which->high, wrong = 0;
     memset(&in, 0, sizeof in);
     fill(&in, which->number, thread);

@@ -98,11 +98,11 @@ static void finish_initial(struct Registers *want, uint64_t thread, uint64_t rou
 int main(int argc, char **argv)
 {
     static const struct Visit visits[] = {
-        {truth_upper_clear, 100000, 11, 4, 1, NULL, finish_clear},
-        {truth_upper_dirty, 60000, 12, 4, 1, NULL, finish_dirty},
-        {truth_upper_flip, 40000, 13, 4, 1, NULL, finish_flip},
-        {truth_upper_zero, 150000, 14, 4, 1, NULL, finish_zero},
-        {truth_upper_initial, 150000, 15, 4, 1, NULL, finish_initial},
+        {truth_upper_clear, 100000, 11, 4, 1, 0, NULL, finish_clear},
+        {truth_upper_dirty, 60000, 12, 4, 1, 0, NULL, finish_dirty},
+        {truth_upper_flip, 40000, 13, 4, 1, 0, NULL, finish_flip},
+        {truth_upper_zero, 150000, 14, 4, 1, 0, NULL, finish_zero},
+        {truth_upper_initial, 150000, 15, 4, 1, 0, NULL, finish_initial},
     };
     return truth_main(argc, argv, AVX2, visits, COUNT(visits));
 }
