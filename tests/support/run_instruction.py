@@ -1,8 +1,10 @@
 """Runs single instructions on this CPU, from chosen registers to the registers they leave.
 
 The code is a function made with iced-x86's encoder: it loads all vector, mask and general
-registers from a buffer, runs the instruction, and stores them into another one. As a program of its own (an instruction that this CPU lacks
-would end the tests): python -m support.run_instruction SEED FILE.npz
+registers from a buffer, runs the instruction, and stores them into another one. As a program of its
+own (an instruction that this CPU lacks would end the tests):
+
+    python -m support.run_instruction SEED FILE.npz
 """
 
 from __future__ import annotations
