@@ -22,6 +22,7 @@ from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, 
 from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
+from perfxmm.coherence.witness.statement import note_silence
 from perfxmm.errors import UsageError
 from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import EventAttr
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from perfxmm.analysis.instructions import Instructions
     from perfxmm.analysis.sourcelines import SourceLines
-    from perfxmm.coherence.witness import Witness
+    from perfxmm.coherence.witness.asking import Witness
 
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
@@ -211,7 +212,7 @@ class Recording:
     def witness(self) -> Witness:
         """What the code around the samples' IPs proves of their registers."""
         if self._witness is None:
-            from perfxmm.coherence.witness import Witness
+            from perfxmm.coherence.witness.asking import Witness
 
             self._witness = Witness(self._timeline)
         return self._witness
@@ -495,9 +496,10 @@ class Recording:
     def _ask_code(self, batch: SnapshotBatch) -> None:
         """Lets the code around the IPs speak for or against what was judged."""
         if batch.dso is None or not self._code_is_known(batch):
+            note_silence(batch)
             return
         ip = attributed_ip(batch)
-        from perfxmm.coherence.witness import apply
+        from perfxmm.coherence.witness.apply import apply
 
         if apply(
             batch, self._context(), self.witness, ip, batch.dso, batch.extra[CODE_OFFSET]

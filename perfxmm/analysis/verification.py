@@ -12,9 +12,9 @@ from perfxmm.analysis.intervals import wilson
 from perfxmm.analysis.names import CODE_OFFSET, NameTables
 from perfxmm.analysis.shown import IP_ID, attributed_ip
 from perfxmm.coherence.model import VERDICT_CLASSES, SnapshotBatch
-from perfxmm.coherence.witness import Testimony
+from perfxmm.coherence.witness.asking import Witness
+from perfxmm.coherence.witness.statement import Statement
 from perfxmm.coherence.witness.story import CodeStory, code_story
-from perfxmm.coherence.witness.testimony import Witness
 
 I64 = npt.NDArray[np.int64]
 # Examples are kept for so many places at most while reading; the worst of them are shown.
@@ -98,7 +98,7 @@ class Verification:
 
 
 class Verifier:
-    """Adds up the testimonies of batches.
+    """Adds up the statements of batches.
 
     names: the recording's tables. witness: asked again for the examples' stories, and only then.
     unproved: why a DSO's code is not asked, "" where it is.
@@ -125,14 +125,14 @@ class Verifier:
         found, n = self._found, len(batch)
         asked, proved, wrong = (np.zeros(n, np.uint8) for _ in range(3))
         for name in batch.sets:
-            testimony = Testimony.of(batch, name)
-            asked |= testimony.asked
-            proved |= testimony.proved
-            wrong |= testimony.contradicted
-            for steps, count in enumerate(np.bincount(testimony.skid).tolist()):
+            statement = Statement.of(batch, name)
+            asked |= statement.asked
+            proved |= statement.proved
+            wrong |= statement.contradicted
+            for steps, count in enumerate(np.bincount(statement.skid).tolist()):
                 if steps and count:
                     found.skids[steps] = found.skids.get(steps, 0) + count
-            self._keep_examples(batch, name, testimony)
+            self._keep_examples(batch, name, statement)
         proved &= ~wrong
         for column, class_name in enumerate(VERDICT_CLASSES):
             bit = np.uint8(1 << column)
@@ -185,7 +185,7 @@ class Verifier:
             tally = self._symbols.setdefault(place, Tally())
             tally.add(*(int(count[at]) for count in counts))
 
-    def _keep_examples(self, batch: SnapshotBatch, name: str, testimony: Testimony) -> None:
+    def _keep_examples(self, batch: SnapshotBatch, name: str, statement: Statement) -> None:
         """One sample for each contradicted place, with its story; how many there are is counted."""
         if batch.dso is None or CODE_OFFSET not in batch.extra:
             return
@@ -193,7 +193,7 @@ class Verifier:
         # A late snapshot that lost its verdict now counts for another place than its own.
         own = batch.sets[name].gpr(IP_ID)
         here = np.ones(len(batch), np.bool_) if own is None else own == ip
-        rows = np.flatnonzero((testimony.contradicted != 0) & here)
+        rows = np.flatnonzero((statement.contradicted != 0) & here)
         for row in rows.tolist():
             dso, offset = int(batch.dso[row]), int(batch.extra[CODE_OFFSET][row])
             kept = self._examples.get((dso, offset))
@@ -204,7 +204,7 @@ class Verifier:
                 continue
             story = code_story(
                 self._witness().code, batch, batch.sets[name], row, ip, dso, offset,
-                believed=int(testimony.asked[row]),
+                believed=int(statement.asked[row]),
             )  # fmt: skip
             symbol = -1 if batch.symbol is None else int(batch.symbol[row])
             past = 0 if batch.symbol_offset is None else int(batch.symbol_offset[row])
@@ -212,7 +212,7 @@ class Verifier:
                 self._found.samples + row, int(batch.time_ns[row]), name,
                 self._names.events[int(batch.event[row])],
                 self._names.symbols[symbol] if symbol >= 0 else "", past,
-                self._names.dsos[dso], int(ip[row]), 0, int(testimony.skid[row]), story,
+                self._names.dsos[dso], int(ip[row]), 0, int(statement.skid[row]), story,
             )]  # fmt: skip
 
     def finish(self, limit: int | None = None) -> Verification:

@@ -40,8 +40,8 @@ def summary_line(found: Verification) -> str:
         f"{found.asked:,} of {found.samples:,} snapshots verified: the code proves "
         f"{total.proved:,}, contradicts {total.contradicted:,} and says nothing of {total.silent:,}"
     )
-    if total.contradicted:
-        fits = sum(found.skids.values())
+    fits = sum(found.skids.values())
+    if fits:
         line += f"; {fits:,} of those contradicted fit a few instructions on (skid)"
     return line
 

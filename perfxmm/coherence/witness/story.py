@@ -10,7 +10,7 @@ from perfxmm.coherence.witness.check import Checklist, class_of, shapes_of
 from perfxmm.coherence.witness.claims import FIRST_GPR, FIRST_OPMASK, Claim, Kind, claims_of
 from perfxmm.coherence.witness.claimtext import texts, word_name
 from perfxmm.coherence.witness.places import Code, Known, Place, after
-from perfxmm.coherence.witness.testimony import believed_classes
+from perfxmm.coherence.witness.statement import believed_classes
 from perfxmm.program.effects import apply
 from perfxmm.program.values import Values
 from perfxmm.snapshots.batch import U64, RegisterSet, SnapshotBatch
@@ -63,7 +63,7 @@ def code_story(
 ) -> CodeStory:
     """Asks the code about sample `row` of one set, claim by claim.
 
-    believed: class bits to ask about (Testimony.asked); None takes them from the verdicts.
+    believed: class bits to ask about (Statement.asked); None takes them from the verdicts.
     """
     if dso < 0:
         return CodeStory(silence="no file is known for this address")
