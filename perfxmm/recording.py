@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from perfxmm.analysis.instructions import Instructions
     from perfxmm.analysis.sourcelines import SourceLines
+    from perfxmm.coherence.witness import Witness
 
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
@@ -73,6 +74,7 @@ class Recording:
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
         symfs: str | os.PathLike[str] | None = None, places: Places | None = None,
+        code_checks: bool = True,
     ) -> None:
         self._reader = Reader(source, dialect)
         self.path = self._reader.file
@@ -98,6 +100,10 @@ class Recording:
         self._sideband_timed = all(event.attr.flag(AttrFlag.SAMPLE_ID_ALL) for event in self.events)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
+        self._code_checks = code_checks
+        self._witness: Witness | None = None
+        # DSOs whose code could be read, but is not proved to be what ran, and why.
+        self.unasked: dict[int, str] = {}
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
@@ -204,6 +210,15 @@ class Recording:
         return self._instructions
 
     @property
+    def witness(self) -> Witness:
+        """What the code around the samples' IPs proves of their registers."""
+        if self._witness is None:
+            from perfxmm.coherence.witness import Witness
+
+            self._witness = Witness(self._timeline)
+        return self._witness
+
+    @property
     def source_lines(self) -> SourceLines:
         """Source lines of a batch's IPs, and which functions were inlined there."""
         if self._source_lines is None:
@@ -277,6 +292,8 @@ class Recording:
             passed = filters.mask(batch, self.names)
             if not passed.all():
                 batch = select(batch, passed)
+            if self._code_checks:
+                self._ask_code(batch)
             shown, asked = self._shown(batch, policy, filters.verdicts)
             account.count(batch, asked, policy, shown)
             if not shown.all():
@@ -462,6 +479,32 @@ class Recording:
         batch.symbol_offset, batch.dso = found.symbol_offset, found.dso
         batch.extra[CODE_OFFSET] = found.offset
 
+    def _code_is_known(self, batch: SnapshotBatch) -> bool:
+        """Whether any sample has registers and is in code that is proved to be what ran. Without
+        one, no disassembler is needed."""
+        if batch.dso is None or not any(s.verdict.any() for s in batch.sets.values()):
+            return False
+        binaries = self._timeline.binaries
+        known = False
+        for dso in np.unique(batch.dso[batch.dso >= 0]).tolist():
+            why = binaries.unproved(dso)
+            known = known or not why
+            if why and binaries.image(dso) is not None:
+                self.unasked.setdefault(dso, why)
+        return known
+
+    def _ask_code(self, batch: SnapshotBatch) -> None:
+        """Lets the code around the IPs speak for or against what was judged."""
+        if batch.dso is None or not self._code_is_known(batch):
+            return
+        ip = attributed_ip(batch)
+        from perfxmm.coherence.witness import apply
+
+        if apply(
+            batch, self._context(), self.witness, ip, batch.dso, batch.extra[CODE_OFFSET]
+        ):
+            self._resolve(batch)
+
     def _shown(
         self, batch: SnapshotBatch, policy: Policy, verdicts: frozenset[str]
     ) -> tuple[Bool, dict[str, Bool]]:
@@ -489,15 +532,16 @@ class Recording:
 
 def open(
     path: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None,
-    symfs: str | os.PathLike[str] | None = None,
+    symfs: str | os.PathLike[str] | None = None, code_checks: bool = True,
 ) -> Recording:
     """Opens a recording of perfxmm or perf: a path, "-" for stdin, or a binary file object.
 
     dialect: a name in kernel.dialects.DIALECTS overrides what attributes and samples look like.
     symfs: directory that holds the binaries of the machine that was recorded, under their paths.
+    code_checks: False leaves out what the code around each IP says for or against its registers.
     Raises DamagedInput for what is no recording, UsageError where there is none.
     """
-    return Recording(path, dialect=dialect, symfs=symfs)
+    return Recording(path, dialect=dialect, symfs=symfs, code_checks=code_checks)
 
 
 def event_context(

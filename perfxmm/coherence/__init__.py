@@ -13,10 +13,11 @@ from perfxmm.coherence.filter import (
 )
 from perfxmm.coherence.reasons import REASONS, Reason, reason_names
 from perfxmm.coherence.rule import Rule
-from perfxmm.coherence.rules import RULES
+from perfxmm.coherence.rules import ALL_RULES, RULES
 from perfxmm.coherence.verdicts import SHOWN_BY_DEFAULT, VERDICT_TEXT, Verdict, parse_verdicts
 
 __all__ = [
+    "ALL_RULES",
     "REASONS",
     "RULES",
     "SHOWN_BY_DEFAULT",

@@ -8,7 +8,7 @@ from typing import Any
 
 from perfxmm.coherence.reasons import REASONS, Reason
 from perfxmm.coherence.rule import Rule
-from perfxmm.coherence.rules import RULES
+from perfxmm.coherence.rules import ALL_RULES
 from perfxmm.coherence.verdicts import SHOWN_BY_DEFAULT, VERDICT_TEXT, Verdict
 from perfxmm.errors import UsageError
 
@@ -72,7 +72,7 @@ def everything() -> dict[str, Any]:
         "schema": SCHEMA,
         "verdicts": [verdict_dict(verdict) for verdict in Verdict],
         "reasons": [reason_dict(reason) for reason in REASONS.values()],
-        "rules": [rule.to_dict() for rule in RULES],
+        "rules": [rule.to_dict() for rule in ALL_RULES],
     }
 
 
@@ -84,7 +84,7 @@ def explain(name: str) -> Explanation:
     reason = REASONS.get(behind or "")
     rules = tuple(
         rule
-        for rule in RULES
+        for rule in ALL_RULES
         if rule.name == word
         or rule.reason == behind
         or (verdict is not None and rule.verdict is verdict)
@@ -102,4 +102,5 @@ def explain(name: str) -> Explanation:
 
 def known_names() -> set[str]:
     """Every name that `explain` takes, for tab completion too."""
-    return {v.label for v in Verdict} | set(REASONS) | {rule.name for rule in RULES} | set(WORDS)
+    rules = {rule.name for rule in ALL_RULES}
+    return {v.label for v in Verdict} | set(REASONS) | rules | set(WORDS)

@@ -215,6 +215,21 @@ _TABLE: tuple[tuple[str, str], ...] = (
         "This kernel did not reset what it points the user set to, so registers of an earlier "
         "sample may be in it, and no equal interrupt set shows that they are not.",
     ),
+    (
+        "code-proved",
+        "The instructions that ran just before the IP leave known values in some registers, and "
+        "those registers hold them.",
+    ),
+    (
+        "code-skid",
+        "The registers are not what the code before the IP leaves in them, but what code a few "
+        "instructions on does: they were taken later than the IP.",
+    ),
+    (
+        "code-contradicted",
+        "The registers are not what the code before the IP leaves in them, and no place a few "
+        "instructions on explains them.",
+    ),
 )
 
 REASONS: dict[str, Reason] = {

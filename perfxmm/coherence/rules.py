@@ -9,6 +9,7 @@ from __future__ import annotations
 from perfxmm.coherence.compare import Mask
 from perfxmm.coherence.evidence import Evidence, both, either, outside
 from perfxmm.coherence.rule import ANY_SOURCE, NMI, PMU, SIGTRAP, VECTORS, Rule
+from perfxmm.coherence.rules_code import CODE_RULES
 from perfxmm.coherence.rules_nmi import NMI_RULES
 from perfxmm.coherence.rules_pmu import (
     ABOVE_ABI32_GPRS,
@@ -217,4 +218,7 @@ PRESENCE_RULES: tuple[Rule, ...] = (
     ),
 )  # fmt: skip
 
+# What the filter walks through.
 RULES: tuple[Rule, ...] = PMU_RULES + SIGTRAP_RULES + NMI_RULES + COMMON_RULES + PRESENCE_RULES
+# All that can decide a verdict: the code is asked (by `witness`) about what those would believe.
+ALL_RULES: tuple[Rule, ...] = RULES + CODE_RULES

@@ -106,6 +106,30 @@ class Binaries:
         """The verified file of a DSO, None (and a note) where there is none to be trusted."""
         return self._load(index).image
 
+    def unproved(self, index: int) -> str:
+        """"" where a DSO's file is proved to be what was mapped: the same build id, or this
+        machine's same inode, unchanged since the recording. Else why it is not.
+
+        Names may be taken from a file that only is not known to be another one (`image`, `doubts`);
+        what is concluded from its bytes may not.
+        """
+        dso = self.dsos[index]
+        if dso.path in (VDSO_PATH, VDSO32_PATH):
+            return "the vDSO's code is not looked at"
+        if dso.jit_pid:
+            return "the process made this code while it ran"
+        if self.image(index) is None:
+            return self.notes.get(index, "its file is not known")
+        if dso.build_id:
+            return ""
+        places = self.places
+        if not places.own_root or not places.same_machine or places.recorded_until_ns is None:
+            return "no build id proves that this is the file that was mapped"
+        if index not in self._inodes:
+            return "neither build id nor inode proves that this is the file that was mapped"
+        # That the inode is the same and nothing was changed since was checked when it was opened.
+        return self.doubts.get(index, "")
+
     def symbols(self, index: int) -> SymbolTable:
         """Symbols of a DSO by file offset; empty (and a note) where there are none."""
         loaded = self._load(index)

@@ -12,7 +12,7 @@ from rich.text import Text
 from perfxmm.coherence.explain import Explanation
 from perfxmm.coherence.reasons import REASONS, Reason
 from perfxmm.coherence.rule import Rule
-from perfxmm.coherence.rules import RULES
+from perfxmm.coherence.rules import ALL_RULES
 from perfxmm.coherence.verdicts import SHOWN_BY_DEFAULT, VERDICT_TEXT, Verdict
 
 # One colour a verdict, the same in every verb; the word itself always stands there too.
@@ -36,7 +36,7 @@ def overview() -> RenderableType:
         _heading("Reasons", "why a verdict is what it is"),
         _pairs((reason.name, Text(reason.text)) for reason in REASONS.values()),
         _heading("Rules", "a later one overrides an earlier one"),
-        _rules(RULES),
+        _rules(ALL_RULES),
         Text(),
         Text("One of them in full: perfxmm explain NAME", style="dim"),
     )

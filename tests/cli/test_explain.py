@@ -7,7 +7,7 @@ import json
 import pytest
 
 from perfxmm.cli.main import main
-from perfxmm.coherence import REASONS, RULES, Verdict
+from perfxmm.coherence import ALL_RULES, REASONS, Verdict
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -20,7 +20,7 @@ def test_lists_every_verdict_reason_and_rule(capsys: pytest.CaptureFixture[str])
     code, out, err = run(capsys)
     assert (code, err) == (0, "")
     words = out.split()
-    for name in (*(v.label for v in Verdict), *REASONS, *(rule.name for rule in RULES)):
+    for name in (*(v.label for v in Verdict), *REASONS, *(rule.name for rule in ALL_RULES)):
         assert name in words, name
 
 
@@ -29,7 +29,7 @@ def test_off_a_terminal_nothing_is_wrapped(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     _, out, _ = run(capsys)
-    rule = RULES[-1]
+    rule = ALL_RULES[-1]
     assert max(len(line) for line in out.splitlines()) < 600
     assert any(line.split()[:1] == [rule.name] and rule.text in line for line in out.splitlines())
 
@@ -68,7 +68,7 @@ def test_json_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
     tables = json.loads(out)
     assert code == 0
     assert tables["schema"] == "perfxmm.explain/1"
-    assert [rule["name"] for rule in tables["rules"]] == [rule.name for rule in RULES]
+    assert [rule["name"] for rule in tables["rules"]] == [rule.name for rule in ALL_RULES]
     assert tables["reasons"][0] == {
         "name": "user-mode", "bit": 0, "text": REASONS["user-mode"].text,
     }  # fmt: skip

@@ -1,0 +1,188 @@
+"""What the code says of every sample of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfxmm.coherence.verdicts import Verdict
+from perfxmm.coherence.witness.check import U8, Checklist, Shape, shapes_of
+from perfxmm.coherence.witness.places import Code, Place
+from perfxmm.coherence.witness.skid import downstream
+from perfxmm.program.flow import Flow
+from perfxmm.program.timeline import Timeline
+from perfxmm.snapshots.batch import I32, U64, VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.vocabulary import GPR_IP, REGS_ABI_64, CpuMode
+
+I64 = npt.NDArray[np.int64]
+# Columns of SnapshotBatch.extra that carry a set's testimony: this and the set's name.
+TESTIMONY = "code:"
+# What is kept for places is dropped altogether when it has grown to this.
+_MOST_ENTRIES = 50_000
+_MOST_CLAIMS = 1_000_000
+_OFFSET_BITS = 47
+_NEITHER = np.uint8(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What the code says of one register set of n samples.
+
+    proved, contradicted: uint8 [n], bit i for class VERDICT_CLASSES[i]. A class that is in neither
+    is silent: the code says nothing of it. A class in which one claim fails is contradicted.
+    skid: uint8 [n], how many instructions on from the IP the registers fit; 0 where they are not
+    contradicted, or fit nowhere near.
+    """
+
+    proved: U8
+    contradicted: U8
+    skid: U8
+
+    @staticmethod
+    def silent(count: int) -> Testimony:
+        return Testimony(*(np.zeros(count, np.uint8) for _ in range(3)))
+
+    @staticmethod
+    def of(batch: SnapshotBatch, set_name: str) -> Testimony:
+        """As it was noted in the batch; silent where nothing was."""
+        packed = batch.extra.get(TESTIMONY + set_name)
+        if packed is None:
+            return Testimony.silent(len(batch))
+        parts = [(packed >> np.uint64(shift)).astype(np.uint8) for shift in (0, 8, 16)]
+        return Testimony(*parts)
+
+    def note(self, batch: SnapshotBatch, set_name: str) -> None:
+        """Keeps it with the batch."""
+        packed = self.proved.astype(np.uint64)
+        packed |= self.contradicted.astype(np.uint64) << np.uint64(8)
+        packed |= self.skid.astype(np.uint64) << np.uint64(16)
+        batch.extra[TESTIMONY + set_name] = packed
+
+
+class Witness:
+    """Asks the code of a recording's binaries about its samples."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.code = Code(Flow(timeline.binaries))
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._list = Checklist()
+        self._entries: dict[tuple[int, Shape], int] = {}
+        self._skids: dict[tuple[int, Shape], list[tuple[int, int]]] = {}
+
+    def testify(
+        self, batch: SnapshotBatch, registers: RegisterSet, ip: U64, dso: I32, offset: U64,
+    ) -> Testimony:
+        """What the code at `ip` says of one judged set. ip: uint64 [n], the IP that the snapshot
+        counts for; dso, offset: where its code is (timeline.Resolution).
+
+        Only classes that are coherent or late are asked about, and only where the set's own IP is
+        `ip`.
+        """
+        n = len(batch)
+        believed = believed_classes(registers)
+        rows = np.flatnonzero(_askable(batch, registers, ip) & (believed != 0) & (dso >= 0))
+        if not len(rows):
+            return Testimony.silent(n)
+        if self._list.size > _MOST_ENTRIES or self._list.claims > _MOST_CLAIMS:
+            self._start_over()
+        shapes, shape = shapes_of(registers, believed)
+        fits = (offset >> np.uint64(_OFFSET_BITS) == 0) & (dso < 1 << 15)
+        rows = rows[fits[rows]]
+        places = dso[rows].astype(np.int64) << (_OFFSET_BITS + 1)
+        places |= offset[rows].astype(np.int64) << 1 | batch.exact_ip[rows]
+        entries = self._entries_of(places, [shapes[s] for s in shape[rows].tolist()]
+                                   if len(shapes) > 1 else shapes)  # fmt: skip
+        speaks = self._list.speaks(entries)
+        asked = np.flatnonzero(speaks)
+        wrong = np.zeros(len(rows), np.uint8)
+        wrong[asked] = self._list.contradicted(registers, ip, rows[asked], entries[asked])
+        found = Testimony.silent(n)
+        found.proved[rows] = speaks & ~wrong
+        found.contradicted[rows] = wrong
+        bad = np.flatnonzero(wrong)
+        if len(bad):
+            shape_list = [shapes[s] for s in shape[rows[bad]].tolist()]
+            found.skid[rows[bad]] = self._skid(registers, ip, rows[bad], places[bad], shape_list)
+        return found
+
+    def _entries_of(self, places: I64, shapes: list[Shape]) -> I64:
+        """Entry of each row. shapes: one for each row, or one for all."""
+        if len(shapes) == 1:
+            different, inverse = np.unique(places, return_inverse=True)
+            numbers = [self._entry(place, shapes[0]) for place in different.tolist()]
+            return np.array(numbers, np.int64)[inverse.reshape(-1)]
+        return np.array(
+            [self._entry(p, s) for p, s in zip(places.tolist(), shapes, strict=True)], np.int64
+        )
+
+    def _entry(self, place: int, shape: Shape) -> int:
+        found = self._entries.get((place, shape))
+        if found is None:
+            known = self.code.known(_place(place))
+            found = self._list.add(known.claims, shape) if known.claims else 0
+            self._entries[place, shape] = found
+        return found
+
+    def _skid(
+        self, registers: RegisterSet, ip: U64, rows: I64, places: I64, shapes: list[Shape],
+    ) -> U8:
+        """How far on from their IP contradicted samples fit."""
+        out = np.zeros(len(rows), np.uint8)
+        groups: dict[tuple[int, Shape], list[int]] = {}
+        for at, key in enumerate(zip(places.tolist(), shapes, strict=True)):
+            groups.setdefault(key, []).append(at)
+        for (place, shape), members in groups.items():
+            left = np.array(members, np.int64)
+            for steps, entry in self._downstream(place, shape):
+                if not len(left):
+                    break
+                wrong = self._list.contradicted(
+                    registers, ip, rows[left], np.full(len(left), entry, np.int64)
+                )
+                out[left[wrong == _NEITHER]] = steps
+                left = left[wrong != _NEITHER]
+        return out
+
+    def _downstream(self, place: int, shape: Shape) -> list[tuple[int, int]]:
+        """(instructions on, entry) of the places that could explain a skid, nearest first."""
+        key = (place, shape)
+        found = self._skids.get(key)
+        if found is None:
+            found = self._skids[key] = [
+                (there.instructions, self._list.add(there.claims, shape))
+                for there in downstream(self.code.known(_place(place)))
+                # A path that wrote nothing that can be compared explains nothing.
+                if any(shape.can_check(claim) for claim in there.written)
+            ]
+        return found
+
+
+def _place(packed: int) -> Place:
+    return Place(
+        packed >> (_OFFSET_BITS + 1), packed >> 1 & (1 << _OFFSET_BITS) - 1, bool(packed & 1)
+    )
+
+
+def believed_classes(registers: RegisterSet) -> U8:
+    """uint8 [n]: bit i where class VERDICT_CLASSES[i] is coherent or late."""
+    out = np.zeros(len(registers.abi), np.uint8)
+    for column in range(len(VERDICT_CLASSES)):
+        verdict = registers.verdict[:, column]
+        good = (verdict == np.uint8(Verdict.COHERENT)) | (verdict == np.uint8(Verdict.LATE))
+        out |= good.astype(np.uint8) << np.uint8(column)
+    return out
+
+
+def _askable(batch: SnapshotBatch, registers: RegisterSet, ip: U64) -> Bool:
+    """Bool [n]: 64-bit user code, and the registers are those of `ip`."""
+    found: Bool = (registers.abi & np.uint8(REGS_ABI_64)) != 0
+    found &= (batch.cpumode == np.uint8(CpuMode.USER)) | (ip != batch.ip)
+    own = registers.gpr(GPR_IP)
+    if own is not None:
+        told = (registers.gpr_mask >> np.uint64(GPR_IP) & np.uint64(1)) != 0
+        found &= ~told | (own == ip)
+    return found
