@@ -21,8 +21,9 @@ from typing import BinaryIO
 import numpy as np
 
 from perfxmm.kernel.constants import RecordType
-from perfxmm.perfdata.blocks import Damage, RecordBlock, scan
+from perfxmm.perfdata.blocks import Damage, RecordBlock
 from perfxmm.perfdata.order import Clock
+from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
 MAIN_FILE = "data"

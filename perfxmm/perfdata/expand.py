@@ -20,8 +20,9 @@ import numpy as np
 
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.allocation import keep_freed_memory
-from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock, RecordEnds
+from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.scanner import RecordEnds
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
 _PIECE_BYTES = 4 << 20

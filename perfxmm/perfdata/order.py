@@ -179,7 +179,7 @@ class Orderer:
     def run(self, blocks: Iterable[RecordBlock]) -> Iterator[RecordBlock]:
         for block in blocks:
             times = self._clock.times(block)
-            headers = gather_u64(block.buffer, block.offsets)
+            headers = block.headers()
             bounds = np.flatnonzero(block.types == RecordType.FINISHED_ROUND)
             begin = 0
             for bound in (*(int(b) for b in bounds), None):

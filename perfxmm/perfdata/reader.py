@@ -25,7 +25,7 @@ from perfxmm.kernel.dialects import Dialect
 from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.kernel.traceformat import TraceFormat
 from perfxmm.perfdata import pipe, snapshotinfo
-from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock, scan
+from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock
 from perfxmm.perfdata.directory import Part, merge, part_files, quiet
 from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
@@ -35,8 +35,9 @@ from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_meta
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
-from perfxmm.perfdata.swap import normalise, swap_build_ids
+from perfxmm.perfdata.swap import attr_of_samples, normalise, swap_build_ids
 from perfxmm.perfdata.tracing import TracingError, tracepoint_formats, tracepoint_names
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
@@ -201,12 +202,13 @@ class Reader:
 
     def _scan(
         self, report: Callable[[Damage], None], release: Callable[[int, int], None] | None = None,
-        **limits: int,
+        *, block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
     ) -> Iterator[RecordBlock]:  # fmt: skip
         """As `scan` over the data section, as far as the file still has it."""
         end = min(self.data_end, self._mapped.size_now)
         blocks = scan(
-            self._mapped.view, self.data_start, end, report=report, release=release, **limits
+            self._mapped.view, self.data_start, end, report=report, release=release,
+            block_records=block_records, block_bytes=block_bytes,
         )
         while (now := self._mapped.size_now) >= end:
             block = next(blocks, None)
@@ -235,7 +237,7 @@ class Reader:
     def _normalise(self, head: FileHead) -> None:
         """Goes over to a little-endian data section."""
         known = [
-            (attr_codec.decode(entry.data, dialect=dialects.L), entry.ids)
+            (attr_of_samples(entry.data), entry.ids)
             for entry in head.entries if _is_attr(entry.data)
         ]  # fmt: skip
         if self.data_end > self.data_start:

@@ -42,10 +42,14 @@ def test_every_shared_recording(shared_data: Path) -> None:
 
 
 def test_the_corrupted_stream(shared_data: Path) -> None:
-    """perf 6.1 and 7.3 stop at the record of size 0, too; before it there is no sample."""
-    ran = perf_opinion.perfxmm_script(shared_data / "perfdata" / CORRUPTED)
-    assert (ran.lines, ran.code) == ([], 5)
-    assert "record of size 0" in ran.error
+    """perf 6.1 and 7.3 stop at the record of size 0, before the first sample; 227 follow it."""
+    path = shared_data / "perfdata" / CORRUPTED
+    ran = perf_opinion.perfxmm_script(path)
+    assert (len(ran.lines), ran.code) == (227, 5)
+    assert ran.lines[0] == "perf 5889/5889 596462.113211620: 1849936 cycles: 810a44f3"
+    assert "record of size 0; 48 bytes are passed over" in ran.error
+    assert perf_opinion.from_columns(path) == ran.lines
+    assert perf_opinion.from_export(path) == ran.lines
 
 
 @pytest.mark.parametrize(("name", "samples"), COUNTS.items())

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import perfdata_writer as pw
 
-from perfxmm.perfdata import blocks
-from perfxmm.perfdata.blocks import Damage, scan
+from perfxmm.perfdata import scanner
+from perfxmm.perfdata.blocks import Damage
+from perfxmm.perfdata.scanner import scan
 
 
 def with_payload(kind: int, payload: int, size: int) -> bytes:
@@ -76,7 +77,7 @@ def test_strange_records_are_not_looked_for_one_by_one(
     record: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = walked = 0
-    stretch, go = blocks._Scanner.stretch, blocks._Scanner._steps
+    stretch, go = scanner._Scanner.stretch, scanner._Scanner._steps
 
     def counted(self, position, most, room):  # type: ignore[no-untyped-def]
         nonlocal steps
@@ -89,8 +90,8 @@ def test_strange_records_are_not_looked_for_one_by_one(
         walked += len(found[0])
         return found
 
-    monkeypatch.setattr(blocks._Scanner, "stretch", counted)
-    monkeypatch.setattr(blocks._Scanner, "_steps", counted_steps)
+    monkeypatch.setattr(scanner._Scanner, "stretch", counted)
+    monkeypatch.setattr(scanner._Scanner, "_steps", counted_steps)
     data = record * 8000
     found, damage = found_in(data)
     assert not damage

@@ -13,9 +13,9 @@ from support import perfdata_writer as w
 from support.perfdata_writer import PerfFile
 
 from perfxmm.kernel import attr as attr_codec
-from perfxmm.perfdata.blocks import scan
 from perfxmm.perfdata.order import Clock, Orderer, TimePlace, time_place
 from perfxmm.perfdata.reader import Reader
+from perfxmm.perfdata.scanner import scan
 
 ROUND = w.record(w.FINISHED_ROUND)
 

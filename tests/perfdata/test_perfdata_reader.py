@@ -216,18 +216,24 @@ def test_any_sequence_of_records_is_found(
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_a_record_of_size_zero_stops_and_is_named(count: int) -> None:
+def test_a_record_of_size_zero_costs_itself_and_is_named(count: int) -> None:
     good = [w.sample(t) for t in range(count)]
     bad = w.record(w.SAMPLE, bytes(24), size=0)
     source = reader(PerfFile(records=[*good, bad, w.sample(9)]).build())
-    assert records(source) == good
+    assert records(source) == [*good, w.sample(9)]
     at = source.data_start + 32 * count
-    assert source.damage == [
-        Damage(at, "record of size 0; 64 bytes from here on are not read"),
-    ]
+    assert source.damage == [Damage(at, "record of size 0; 32 bytes are passed over")]
     list(source.blocks())
     assert len(source.damage) == 1, "the same damage is told once"
     assert not source.complete
+
+
+def test_a_record_of_size_zero_with_none_behind_it() -> None:
+    bad = w.record(w.SAMPLE, bytes(24), size=0)
+    source = reader(PerfFile(records=[w.sample(1), bad, bad]).build())
+    assert records(source) == [w.sample(1)]
+    at = source.data_start + 32
+    assert source.damage == [Damage(at, "record of size 0; 64 bytes from here on are not read")]
 
 
 def test_stray_bytes_at_the_end() -> None:

@@ -103,6 +103,11 @@ def test_side_band_is_what_perf_dumps(shared_data: Path) -> None:
             # MMAP2 of the first form: perf takes its names for longer records' and cuts them off.
             theirs = Counter({said: n for said, n in theirs.items() if said[0] != "mmap"})
             ours = Counter({said: n for said, n in ours.items() if said[0] != "mmap"})
+        if "corrupted" in recording.name:
+            # perf stops at a record of size 0, perfxmm goes on behind it.
+            assert not theirs - ours
+            assert (ours - theirs).total() == 7
+            continue
         assert ours == theirs, recording.name
         compared += ours.total()
     if not compared:
