@@ -76,6 +76,8 @@ class FileHead:
     as the features say. feature_bodies: bit -> (offset, bytes) in the recording's byte order;
     feature_bytes: bit -> how many there are, which may be more than were kept. failure: why no
     event can be read from it, None where one can, or where events are among the records.
+    misplaced: that there can be no data where the header puts them; data_start is where perf would
+    have put them.
     """
 
     pipe: bool
@@ -96,6 +98,7 @@ class FileHead:
     tracepoint_names: dict[int, str] = field(default_factory=dict)
     gap_metadata: Metadata | None = None
     failure: DamagedInput | None = None
+    misplaced: DamagedInput | None = None
 
     @property
     def order(self) -> str:
@@ -151,10 +154,8 @@ def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileH
     attrs, (data_at, data_bytes), types = zip(places[::2], places[1::2], strict=True)
     lost = data_at > size or data_at < wanted
     if lost:
-        where, said = _behind_attrs(attrs, wanted, size), f"{data_bytes} bytes at {data_at:#x}"
-        report(Damage(40, f"the data section lies outside the file ({said}); records are looked "
-                      f"for from {where:#x} on"))  # fmt: skip
-        data_at, data_bytes = where, size - where
+        data_at = _behind_attrs(attrs, wanted, size)
+        data_bytes = size - data_at
     head = FileHead(
         False, data_at, min(data_at + data_bytes, size), name, order, header_bytes, entry_bytes,
         attrs, (places[2], places[3]), types,
@@ -168,6 +169,10 @@ def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileH
     _tracepoint_names(data, head, report)
     if lost:
         head.finished = False
+        head.misplaced = DamagedInput(
+            "the data section lies outside the file", file=file, offset=40,
+            field="header.data.offset", wanted_bytes=places[2], available_bytes=size,
+        )
         return head
     _overlaps(head, wanted, report)
     table_at = data_at + data_bytes

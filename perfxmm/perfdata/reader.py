@@ -36,6 +36,7 @@ from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_meta
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import normalise, swap_build_ids
@@ -96,6 +97,8 @@ class Reader:
             raise AssertionError("empty input passed the magic check")
         self._mapped = self._in_file = mapped
         self.head = head = read_head(mapped, self.file, self._report)
+        if head.misplaced is not None:
+            self._look_for_data(head, head.misplaced)
         if head.failure is not None:
             self._fail(head.failure)
         self.pipe, self.byte_order = head.pipe, head.byte_order
@@ -254,6 +257,15 @@ class Reader:
             raise error
         why = f": {error.why}" if error.why else ""
         self._report(Damage(error.offset or 0, f"{error.what}{why}"))
+
+    def _look_for_data(self, head: FileHead, error: DamagedInput) -> None:
+        """Tells that the data are not where the header puts them. Fails where they are nowhere."""
+        search = Resync(self._mapped.view, head.data_end)
+        if search.find(head.data_start, 1) is None:
+            self._fail(error)
+            return
+        where = f"records are looked for from {head.data_start:#x} on"
+        self._report(Damage(error.offset or 0, f"{error.what}; {where}"))
 
     def _normalise(self, head: FileHead) -> None:
         """Goes over to a little-endian data section."""

@@ -272,17 +272,13 @@ class _BatchBuilder:
         )
         self.misc = block.misc
         self.good: Bool = np.ones(len(sizes), np.bool_)
+        self.uneven: Bool | None = None
         ends = self.offsets + sizes
         if len(sizes) and (
             int(np.bitwise_or.reduce(sizes)) & 7 or int(sizes.min()) < WORD_BYTES
             or int(ends.max()) > len(block.buffer)
         ):  # fmt: skip
-            uneven = sizes & 7 != 0
-            decoder.report(
-                -1, self.file_offset[uneven],
-                "the sample's size is no multiple of 8; its last whole word is its last one",
-                left_out=False,
-            )  # fmt: skip
+            self.uneven = sizes & 7 != 0
             sizes &= ~7
             impossible = (sizes < WORD_BYTES) | (ends > len(block.buffer))
             self.leave_out(-1, np.flatnonzero(impossible), "the record's size is impossible")
@@ -451,6 +447,12 @@ class _BatchBuilder:
 
     def _finish(self) -> SnapshotBatch:
         good = self.good
+        if self.uneven is not None:
+            self.decoder.report(
+                -1, self.file_offset[self.uneven & good],
+                "the sample's size is no multiple of 8; what is behind its last word is not read",
+                left_out=False,
+            )  # fmt: skip
         keep: Bool | slice = slice(None) if bool(np.all(good)) else good
         sets = {}
         for name, columns in self.sets.items():
