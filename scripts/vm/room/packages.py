@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from .trouble import Trouble
+from .trouble import Unavailable
 
 MIRROR = os.environ.get("PERFXMM_VM_MIRROR", "http://deb.debian.org")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -119,16 +119,16 @@ class Place:
         """Fetch the indexes, unless that was done less than max_age_s seconds ago.
 
         Raises:
-            Trouble: no apt here, no Debian keyring, no network.
+            Unavailable: no apt here, no Debian keyring, no network.
         """
         stamp = self.folder / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
             return
         if not shutil.which("apt-get"):
-            raise Trouble("The machine room fetches Debian packages with apt-get, which is not "
-                          "here. Run it on Debian or Ubuntu, or in a container of one.")
+            raise Unavailable("The machine room fetches Debian packages with apt-get, which is "
+                              "not here. Run it on Debian or Ubuntu, or in a container of one.")
         if not KEYRING.exists():
-            raise Trouble(f"{KEYRING} is missing: apt-get install debian-archive-keyring.")
+            raise Unavailable(f"{KEYRING} is missing: apt-get install debian-archive-keyring.")
         for part in ("state/lists/partial", "archives/partial"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
@@ -174,7 +174,7 @@ class Place:
         """The packages, with all that they depend on, as files.
 
         Raises:
-            Trouble: apt's own words, where something is not to be had.
+            Unavailable: apt's own words, where something is not to be had.
         """
         words = ["install", "-y", "-q", "--no-install-recommends", *names]
         listing = self._apt("apt-get", "--print-uris", *words)
@@ -195,7 +195,7 @@ class Place:
                           folder=archives)
                 matches = list(archives.glob(f"{package.name}_{version}_*.deb"))
             if not matches:
-                raise Trouble(f"apt-get download {package.name}={package.version} left no file")
+                raise Unavailable(f"apt-get download {package.name}={package.version} left no file")
             files.append(matches[0])
         return files
 
@@ -215,6 +215,6 @@ class Place:
         )
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith(("E:", "Err"))]
-            raise Trouble(f"{' '.join(words[:3])} ({', '.join(self.suites)}) failed: "
-                          + ("; ".join(said) or done.stderr.strip()[-400:]))
+            raise Unavailable(f"{' '.join(words[:3])} ({', '.join(self.suites)}) failed: "
+                              + ("; ".join(said) or done.stderr.strip()[-400:]))
         return done.stdout

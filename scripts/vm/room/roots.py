@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .packages import Place, cache_folder
-from .trouble import Trouble
+from .trouble import Trouble, Unavailable
 
 # Symbolic links into usr, as Debian has them since 12.
 MERGED = ("bin", "sbin", "lib", "lib64")
@@ -71,11 +71,11 @@ class Root:
         Returns the finished process, whose output is in `log` where that is given.
 
         Raises:
-            Trouble: no unshare(1) here, or namespaces are refused.
+            Unavailable: no unshare(1) here.
             subprocess.TimeoutExpired: after timeout_s; the command has been ended.
         """
         if not shutil.which("unshare"):
-            raise Trouble("unshare(1) is missing: apt-get install util-linux.")
+            raise Unavailable("unshare(1) is missing: apt-get install util-linux.")
         lines = ["set -e"]
         for source, place in {Path("/dev"): "/dev", Path("/proc"): "/proc", **(bind or {})}.items():
             inside = self.folder / place.lstrip("/")
