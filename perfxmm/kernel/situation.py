@@ -15,8 +15,8 @@ from typing import Any
 
 # include/uapi/linux/capability.h, Linux 7.3.
 CAPABILITY_BITS = {
-    "CAP_DAC_READ_SEARCH": 2, "CAP_IPC_LOCK": 14, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21,
-    "CAP_SYS_RESOURCE": 24, "CAP_PERFMON": 38,
+    "CAP_DAC_READ_SEARCH": 2, "CAP_IPC_LOCK": 14, "CAP_SYS_MODULE": 16, "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21, "CAP_SYS_RESOURCE": 24, "CAP_PERFMON": 38,
 }  # fmt: skip
 SECCOMP_NAMES = {0: "off", 1: "strict", 2: "filter"}
 _CGROUP_HINTS = ("docker", "kubepods", "containerd", "libpod", "lxc", "crio")

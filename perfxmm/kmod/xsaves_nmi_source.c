@@ -21,10 +21,13 @@
 
 #include "xsaves_nmi_compat.h"
 
-/* An NMI that was sent is given up after this long: a virtual CPU may have been away. */
-#define LOST_NS		(100 * NSEC_PER_MSEC)
+/*
+ * An NMI that was sent is given up after this long. Processors lose none; a virtual one may have
+ * been away for a while, and then has two of them coming.
+ */
+#define LOST_NS		(10ULL * NSEC_PER_SEC)
 /* How long after an NMI of ours another may still be ours, see nmi(). */
-#define LATE_NS		(100 * NSEC_PER_USEC)
+#define LATE_NS		(100ULL * NSEC_PER_USEC)
 #define DRAIN_MS	1000
 
 /* Port 0x61 tells NMIs of the chipset: bit 7 a memory error, bit 6 an I/O check. */
@@ -37,6 +40,7 @@ enum { IDLE, SENT, CLAIMED };
 struct inbox {
 	atomic_t	state;
 	u64		since_ns;
+	u64		late_ns;	/* how long one more may come after the next */
 };
 
 struct sender {
@@ -74,6 +78,7 @@ static void send_nmi(unsigned int cpu)
 {
 	struct inbox *inbox = per_cpu_ptr(&inboxes, cpu);
 	u64 now_ns = ktime_get_mono_fast_ns();
+	u64 late_ns = LATE_NS;
 	int state = atomic_read(&inbox->state);
 
 	if (state == SENT) {
@@ -83,7 +88,9 @@ static void send_nmi(unsigned int cpu)
 			return;
 		}
 		xsaves_nmi_count(ipis_lost);
+		late_ns = LOST_NS;
 	}
+	WRITE_ONCE(inbox->late_ns, late_ns);
 	WRITE_ONCE(inbox->since_ns, now_ns);
 	if (atomic_cmpxchg(&inbox->state, state, SENT) != state)
 		return;
@@ -109,7 +116,7 @@ static int nmi(unsigned int type, struct pt_regs *regs)
 		return NMI_HANDLED;
 	}
 	if (atomic_read(&inbox->state) == CLAIMED &&
-	    ktime_get_mono_fast_ns() < READ_ONCE(inbox->since_ns) + LATE_NS &&
+	    ktime_get_mono_fast_ns() < READ_ONCE(inbox->since_ns) + READ_ONCE(inbox->late_ns) &&
 	    !(inb(REASON_PORT) & REASON_MASK) &&
 	    atomic_cmpxchg(&inbox->state, CLAIMED, IDLE) == CLAIMED) {
 		xsaves_nmi_count(nmis_late);

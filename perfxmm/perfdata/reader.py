@@ -39,7 +39,7 @@ from perfxmm.perfdata.origins import Origins
 from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
-from perfxmm.perfdata.swap import normalise, swap_build_ids
+from perfxmm.perfdata.swap import attr_of_samples, normalise, swap_build_ids
 from perfxmm.perfdata.tracing import TracingError, tracepoint_formats, tracepoint_names
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
@@ -270,7 +270,7 @@ class Reader:
     def _normalise(self, head: FileHead) -> None:
         """Goes over to a little-endian data section."""
         known = [
-            (attr_codec.decode(entry.data, dialect=dialects.L), entry.ids)
+            (attr_of_samples(entry.data), entry.ids)
             for entry in head.entries if _is_attr(entry.data)
         ]  # fmt: skip
         if self.data_end > self.data_start:

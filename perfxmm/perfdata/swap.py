@@ -28,7 +28,7 @@ from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import ATTR_SIZE_VER0, BASE_FIELDS, FIELD_BYTES, EventAttr
 from perfxmm.kernel.constants import MISC_MMAP_BUILD_ID, PRECISE_IP_MASK, RecordType
-from perfxmm.kernel.layout import FieldKind, LayoutPlan, plan_layout
+from perfxmm.kernel.layout import FieldKind, LayoutPlan, SetPlan, plan_layout
 from perfxmm.perfdata.blocks import Damage
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, Stream
 from perfxmm.perfdata.origins import Origins
@@ -40,6 +40,8 @@ _BIG_HEADER, _LITTLE_HEADER = struct.Struct(">IHH"), struct.Struct("<IHH")
 _FIRST_TOOL_TYPE = 64
 _MOST_IDS, _MOST_PLANS = 1 << 20, 1 << 14
 _FLAGS_AT = 40
+# Where SIMD fields begin in R2, and end in every dialect (kernel.dialects).
+_SIMD_AT, _SIMD_END = 136, 176
 # struct perf_branch_entry: widths of its flags, first one first (UAPI header, Linux 7.3).
 _BRANCH_FLAGS = (1, 1, 1, 1, 16, 4, 2, 4, 3, 31)
 _BRANCH_WORDS = 3
@@ -50,6 +52,7 @@ _TOO_LONG = 1 << 32
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 # Type -> the numbers that it begins with, as struct has them.
 _BEGINS: dict[int, str] = {
@@ -178,7 +181,32 @@ def swap_attr(data: bytes) -> bytes:
         low, high = flags >> 15 & 1, flags >> 16 & 1
         flags = flags & ~PRECISE_IP_MASK | high << 15 | low << 16
         out[_FLAGS_AT : _FLAGS_AT + 8] = flags.to_bytes(8, "little")
-    return bytes(out)
+    return _swap_simd(data, bytes(out))
+
+
+def _swap_simd(data: bytes, swapped: bytes) -> bytes:
+    """`swapped` with the SIMD fields little-endian too, by the dialect in which the result can be
+    read; as it is where there is none."""
+    if len(data) <= _SIMD_AT or not any(data[_SIMD_AT:]):
+        return swapped
+    for dialect in (dialects.R2, dialects.O1, dialects.M):
+        out = bytearray(swapped)
+        # R2's fields begin where others have config4.
+        first = min(at for at, _ in dialect.fields.values())
+        out[first : _SIMD_END] = data[first:_SIMD_END]
+        for at, kind in set(dialect.fields.values()):
+            end = at + FIELD_BYTES[kind]
+            out[at:end] = data[at:end][::-1]
+        found = dialects.detect(bytes(out)).dialect
+        if found.fields and found.fields == dialect.fields:
+            return bytes(out[: len(swapped)])
+    return swapped
+
+
+def attr_of_samples(data: bytes) -> EventAttr:
+    """An attr (already little-endian) as its samples are walked by. Raises DamagedInput."""
+    attr = attr_codec.decode(data)
+    return attr if attr.simd_enabled else attr_codec.decode(data, dialect=dialects.L)
 
 
 def mmap2_has_protection(word: int) -> bool:
@@ -332,7 +360,7 @@ class Swapper:
         attr, ids = swap_attr(body[:size]), _words(body[size:])
         if len(self._by_id) < _MOST_IDS and len(self._plans) < _MOST_PLANS:
             try:
-                decoded = attr_codec.decode(attr, dialect=dialects.L)
+                decoded = attr_of_samples(attr)
             except DamagedInput:  # met again, and told, where the events are collected
                 return attr + ids
             self.add(decoded, struct.unpack_from(f"<{len(ids) // 8}Q", ids))
@@ -426,7 +454,10 @@ def _has_bytes(plan: LayoutPlan) -> bool:
 
 
 def _needs_walk(plan: LayoutPlan) -> bool:
-    return _has_bytes(plan) or any(step.name == "branch_stack" for step in plan.following)
+    return (
+        _has_bytes(plan) or any(step.name == "branch_stack" for step in plan.following)
+        or any(said.simd for said in plan.sets.values())
+    )  # fmt: skip
 
 
 def _walk(plan: LayoutPlan, words: U64, raw: U64, spans: I64) -> None:
@@ -447,7 +478,10 @@ def _walk(plan: LayoutPlan, words: U64, raw: U64, spans: I64) -> None:
         if step.kind is FieldKind.WORDS:
             at = at + step.words
         elif step.kind is FieldKind.REGISTERS:
-            at = at + 1 + np.where(word != 0, plan.sets[step.name].words, 0)
+            said = plan.sets[step.name]
+            at = at + 1 + np.where(word != 0, said.words, 0)
+            if said.simd:
+                at = at + _simd_words(said, words, at, end, (word & 4) != 0)
         elif step.kind is FieldKind.COUNTED:
             first = at + 1 + step.words
             at = first + word * step.entry_words
@@ -471,6 +505,36 @@ def _walk(plan: LayoutPlan, words: U64, raw: U64, spans: I64) -> None:
             rows = _each(at[fits] + 1, after[fits] - at[fits] - 1)
             words[rows] = raw[rows]
             at = after + ((word > 0) & (step.kind is FieldKind.STACK))
+
+
+def _simd_words(plan: SetPlan, words: U64, at: I64, end: I64, has: Bool) -> I64:
+    """How many words header, vectors and predicates take at each place; 0 where there are none.
+
+    A header of four u16 in one word is put in order: swapped as a word, the last stands first. It
+    is told from one of four words by what it is: no count has more than 16 bits.
+    """
+    took = np.zeros(len(at), np.int64)
+    here = np.flatnonzero(has & (at < end))
+    slot = words[at[here]]
+    narrow = np.full(len(here), plan.header == "u16") | (slot > np.uint64(0xFFFF))
+    mine = here[narrow]
+    parts = [slot[narrow] >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (48, 32, 16, 0)]
+    words[at[mine]] = (
+        parts[0] | parts[1] << np.uint64(16) | parts[2] << np.uint64(32) | parts[3] << np.uint64(48)
+    )
+    took[mine] = 1 + _payload_words(parts)
+    wide = here[~narrow]
+    wide = wide[at[wide] + 4 <= end[wide]]
+    took[wide] = 4 + _payload_words([words[at[wide] + part] for part in range(4)])
+    return took
+
+
+def _payload_words(parts: Sequence[U64]) -> I64:
+    # Numbers beyond any header's are all alike; so nothing overflows.
+    nr, qwords, nr_pred, pred_qwords = (
+        np.minimum(part, np.uint64(0xFFFF)).astype(np.int64) for part in parts
+    )
+    return nr * qwords + nr_pred * pred_qwords
 
 
 def _each(first: I64, counts: I64) -> I64:

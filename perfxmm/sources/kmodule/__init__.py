@@ -1,0 +1,1 @@
+"""The kernel module behind source `nmi`: building, loading, signing, and what it says of itself."""

@@ -1,0 +1,190 @@
+"""What the guest does: a shell script for its busybox, written for one run.
+
+The phases are rows of a table. Each is a few programs that run at the same time, each with a family
+of constants of its own, so that any register of any snapshot says whose it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TRACING = "/sys/kernel/tracing"
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One holder program: what it does while it holds its constants, on which CPU."""
+
+    way: str
+    cpu: int
+    threads: int = 1
+
+
+PHASES: dict[str, tuple[Holding, ...]] = {
+    "spin": (Holding("spin", 0), Holding("spin", 1)),
+    "threads": (Holding("spin", 0, threads=2), Holding("spin", 1, threads=2)),
+    "vzeroupper": (Holding("upper", 0), Holding("upper", 1), Holding("spin", 1)),
+    "initial": (Holding("init", 0), Holding("init", 1), Holding("spin", 0), Holding("upper", 1)),
+    "syscalls": (Holding("getpid", 0), Holding("getpid", 1)),
+    "kernel-fpu": (Holding("marker", 0), Holding("marker", 1), Holding("spin", 0),
+                   Holding("init", 1)),
+    "storm": (Holding("yield", 0), Holding("yield", 0), Holding("yield", 1), Holding("yield", 1)),
+    "signals": (Holding("signals", 0), Holding("signals", 1)),
+}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What one run is asked for.
+
+    seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
+    component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
+    also a short recording with kernel-mode hits opted in. cycles: load, record, unload so often.
+    soak_s: guest seconds of recording into nothing.
+    """
+
+    seconds: float = 1.0
+    hz: int = 997
+    mask: int | None = None
+    ssp: bool = False
+    kernel_hits: bool = True
+    widths: bool = False
+    cycles: int = 0
+    soak_s: int = 0
+    nmi: str = "ipi"
+
+
+def holders(wishes: Wishes) -> str:
+    """The script that `perf record` runs: the phases one after the other."""
+    lines = ["#!/bin/sh"]
+    family = 1
+    for name, holdings in PHASES.items():
+        lines.append(f"echo '<3>room: phase {name}' > /dev/kmsg")
+        for holding in holdings:
+            lines.append(f"/room/holder {family} {holding.way} {wishes.seconds} {holding.cpu} "
+                         f"{holding.threads} >> /out/holders.json 2>> /out/holders.txt &")
+            family += holding.threads
+        lines.append("wait")
+    if wishes.ssp:
+        lines.append("echo '<3>room: phase shadow' > /dev/kmsg")
+        lines += [f"/room/shadow {wishes.seconds} {cpu} >> /out/shadow.json 2>> /out/shadow.txt &"
+                  for cpu in (0, 1)]
+        lines.append("wait")
+    return "\n".join(lines) + "\n"
+
+
+INIT = """#!/bin/sh
+export PATH=/usr/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mount -t tracefs tracing /sys/kernel/tracing
+mount -t debugfs debug /sys/kernel/debug 2>/dev/null
+echo -1 > /proc/sys/kernel/perf_event_paranoid
+# perf would read all kernel symbols at its start: twenty seconds in Bochs. Nobody looks at them.
+echo 2 > /proc/sys/kernel/kptr_restrict
+MODULE=/sys/kernel/xsaves_nmi
+# Through the kernel's log, which adds the time.
+say() { echo "<3>room: $*" > /dev/kmsg; }
+# state NAME: everything the module says of itself, one file
+state() {
+    for file in $MODULE/* $MODULE/stats/* /sys/module/marker/parameters/reads; do
+        [ -f "$file" ] && { echo "== $file"; cat "$file"; } >> "/out/state-$1" 2>&1
+    done
+}
+load() {
+    insmod /room/xsaves_nmi.ko "$@" 2>> /out/trouble.txt && return
+    say "insmod refused: $*"
+    dmesg | tail -3 > /dev/console
+}
+record() {
+    perf record -q -R -B -N -e xsaves_nmi:snapshot -a "$@" >> /out/perf.txt 2>&1 ||
+        say "perf record: $?"
+}
+finish() {
+    dmesg > /out/dmesg.txt
+    set --
+    for file in /out/*; do set -- "$@" "$file" "${file#/out/}"; done
+    /room/send "$@" END
+    say "could not send"
+}
+say begins
+. /room/plan
+say finished
+finish
+"""
+
+
+def module_words(wishes: Wishes, *more: str) -> str:
+    words = [f"nmi={wishes.nmi}", f"hz={wishes.hz}", *more]
+    if wishes.mask is not None:
+        words.append(f"mask={wishes.mask:#x}")
+    if wishes.ssp:
+        words.append("ssp=1")
+    return " ".join(words)
+
+
+def script(wishes: Wishes) -> str:
+    """The guest's plan, sourced by its init."""
+    words = module_words(wishes)
+    lines = [
+        "uname -a > /out/uname.txt",
+        "cat /proc/cpuinfo > /out/cpuinfo.txt",
+        "insmod /room/marker.ko",
+        "say loading",
+        f"load {words}",
+        f"cat {TRACING}/events/xsaves_nmi/snapshot/format > /out/format.txt",
+        "state before",
+        "say recording",
+        "record -o /out/perf.data -- /bin/sh /room/holders",
+        "state after",
+        "rmmod xsaves_nmi || say rmmod refused",
+    ]
+    if wishes.kernel_hits:
+        # The trap shown to be one: with the guard off the marker is there to be seen.
+        lines += [
+            "say with kernel hits",
+            f"load {module_words(wishes, 'kernel_hits=1')}",
+            "record -o /out/kernel.data -- /room/holder 120 marker 1 0",
+            "state kernel",
+            "rmmod xsaves_nmi || say rmmod refused",
+        ]
+    if wishes.widths:
+        for name, mask in (("xmm", 0x3), ("ymm", 0x7), ("zmm", 0xe7)):
+            lines += [
+                f"load nmi={wishes.nmi} hz={wishes.hz} mask={mask:#x}",
+                f"record -o /out/width-{name}.data -- /room/holder 121 spin 0.3 0",
+                f"state width-{name}",
+                "rmmod xsaves_nmi",
+            ]
+    if wishes.soak_s:
+        lines += [
+            f"say soak of {wishes.soak_s} seconds",
+            f"load {words}",
+            "/room/holder 122 marker 1000000 0 > /dev/null & one=$!",
+            "/room/holder 123 yield 1000000 1 > /dev/null & two=$!",
+            "/room/holder 124 signals 1000000 1 > /dev/null & three=$!",
+            f"perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o - -- sleep {wishes.soak_s} "
+            "2>> /out/perf.txt | wc -c > /out/soak-bytes.txt",
+            "kill $one $two $three",
+            "state soak",
+            "rmmod xsaves_nmi || say rmmod refused",
+        ]
+    if wishes.cycles:
+        lines += [
+            f"say {wishes.cycles} cycles",
+            "/room/holder 125 spin 1000000 0 > /dev/null & one=$!",
+            "good=0; number=0",
+            f"while [ $number -lt {wishes.cycles} ]; do",
+            f"    insmod /room/xsaves_nmi.ko {words} && "
+            "perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o /tmp/cycle.data -- "
+            "/usr/bin/usleep 20000 >> /out/cycles.txt 2>&1 && "
+            "rmmod xsaves_nmi && good=$((good + 1)) || rmmod xsaves_nmi",
+            "    size=$(stat -c %s /tmp/cycle.data); total=$((total + size))",
+            "    number=$((number + 1))",
+            "    [ $((number % 50)) = 0 ] && say cycle $number good $good",
+            "done",
+            "kill $one",
+            "echo $number $good $total > /out/cycles-done.txt",
+        ]
+    return "\n".join(lines) + "\n"
