@@ -127,6 +127,12 @@ class Recording:
         return [*self._reader.damage, *samples, *others]
 
     @property
+    def damage_count(self) -> int:
+        """All that was wrong so far; `damage` has the first 1,000 of each kind."""
+        others = self._sideband.damaged.total()
+        return self._reader.damage_count + self._decoder.damage_count + others
+
+    @property
     def complete(self) -> bool:
         """False where the recorder was killed, the file is cut off, or damage was met so far."""
         return self._reader.complete and not self.damage
