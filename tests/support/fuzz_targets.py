@@ -42,6 +42,7 @@ TEXT_FIELDS = ("comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sy
                "dso", "build_id", "verdict", "reason", "iregs", "uregs", "regs", "vec")  # fmt: skip
 _CONTROL = re.compile(rb"[\0-\x09\x0b-\x1f\x7f]")
 # Names of files that do not exist: a fuzzed path must not lead to a real file.
+csv.field_size_limit(1 << 24)
 NOWHERE = Places(symfs=Path("/nonexistent"), kernel_root=Path("/nonexistent"))
 
 
