@@ -12,14 +12,13 @@ import numpy as np
 
 import perfxmm.recording
 
+from .plan import WIDTHS
 from .session import Outcome
 from .truth import Tally, check, merged, read_holders
 
 STATISTIC = re.compile(r"^== \S*/xsaves_nmi/stats/(\w+)\n(\d+)$", re.MULTILINE)
 VALUE = re.compile(r"^== \S*/xsaves_nmi/(\w+)\n([^\n=][^\n]*)$", re.MULTILINE)
 READS = re.compile(r"^== \S*/marker/parameters/reads\n(\d+)$", re.MULTILINE)
-# Component masks of the widths; x87 (bit 0) is never saved.
-WIDTHS = {"xmm": 0x3, "ymm": 0x7, "zmm": 0xE7}
 
 
 def statistics(state: bytes) -> Counter[str]:
@@ -106,10 +105,10 @@ class Cell:
             found = check(outcome.work / "kernel.data", read_holders(printed))
             self.open_tally = merged((self.open_tally, found))
             self.unguarded.update(statistics(files.get("state-kernel", b"")))
-        for name in WIDTHS:
+        for name, mask in WIDTHS.items():
             state = values(files.get(f"state-width-{name}", b""))
             # A processor without AVX-512 answers a wider mask with what it has.
-            if int(state.get("rfbm", "0"), 0) == WIDTHS[name] & ~1:
+            if int(state.get("rfbm", "0"), 0) == mask:
                 self.record_sizes[name] = record_bytes(outcome.work / f"width-{name}.data")
         self.complaints += outcome.complaints
         self.warnings = sorted({*self.warnings, *outcome.warnings})

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TRACING = "/sys/kernel/tracing"
+# Component masks: SSE; and AVX; and opmask, ZMM_Hi256, Hi16_ZMM.
+WIDTHS = {"xmm": 0x2, "ymm": 0x6, "zmm": 0xE6}
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def script(wishes: Wishes) -> str:
             "rmmod xsaves_nmi || say rmmod refused",
         ]
     if wishes.widths:
-        for name, mask in (("xmm", 0x3), ("ymm", 0x7), ("zmm", 0xe7)):
+        for name, mask in WIDTHS.items():
             lines += [
                 f"load nmi={wishes.nmi} hz={wishes.hz} mask={mask:#x}",
                 f"record -o /out/width-{name}.data -- /room/holder 121 spin 0.3 0",
