@@ -41,8 +41,8 @@ class Wishes:
 
     seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
-    also a short recording with kernel-mode hits opted in. cycles: load, record, unload so often.
-    soak_s: guest seconds of recording into nothing.
+    also a short recording with kernel-mode hits opted in. cycles: load,
+    record (guest/listen.c), unload so often. soak_s: guest seconds of recording into nothing.
     """
 
     seconds: float = 1.0
@@ -176,17 +176,15 @@ def script(wishes: Wishes) -> str:
         lines += [
             f"say {wishes.cycles} cycles",
             "/room/holder 125 spin 1000000 0 > /dev/null & one=$!",
-            "good=0; number=0",
+            "good=0; number=0; heard=0; silent=0",
             f"while [ $number -lt {wishes.cycles} ]; do",
-            f"    insmod /room/xsaves_nmi.ko {words} && "
-            "perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o /tmp/cycle.data -- "
-            "/usr/bin/usleep 20000 >> /out/cycles.txt 2>&1 && "
-            "rmmod xsaves_nmi && good=$((good + 1)) || rmmod xsaves_nmi",
-            "    size=$(stat -c %s /tmp/cycle.data); total=$((total + size))",
-            "    number=$((number + 1))",
-            "    [ $((number % 50)) = 0 ] && say cycle $number good $good",
+            f"    insmod /room/xsaves_nmi.ko {words} && got=$(/room/listen 20) && "
+            "rmmod xsaves_nmi && good=$((good + 1)) || { rmmod xsaves_nmi; got='0 0'; }",
+            "    samples=${got% *}; heard=$((heard + samples)); number=$((number + 1))",
+            "    [ $samples = 0 ] && silent=$((silent + 1))",
+            "    [ $((number % 100)) = 0 ] && say cycle $number good $good heard $heard",
             "done",
             "kill $one",
-            "echo $number $good $total > /out/cycles-done.txt",
+            "echo $number $good $heard $silent > /out/cycles-done.txt",
         ]
     return "\n".join(lines) + "\n"
