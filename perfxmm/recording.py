@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -265,8 +265,11 @@ class Recording:
     def judged(
         self, policy: Policy, *, columns: Collection[str] = ("gprs", "vectors", "predicates"),
         batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None, ordered: bool = True,
+        decoded: Callable[[SnapshotBatch, JudgeContext], None] | None = None,
     ) -> Iterator[SnapshotBatch]:
         """Like `snapshots`, but masks and counts still say what was *delivered*.
+
+        decoded: is given each batch before it is judged.
 
         Values that `policy` does not show are zero: ask `policy.visible` before reading one. This
         is what views and exports take, which tell "withheld" from "not delivered".
@@ -294,7 +297,10 @@ class Recording:
                 if COOKIES not in columns:
                     del batch.extra[COOKIES]
             self._take_dialects()
-            coherence.judge(batch, self._context())
+            context = self._context()
+            if decoded is not None:
+                decoded(batch, context)
+            coherence.judge(batch, context)
             self._count_twins(batch)
             self._resolve(batch)
             account.read += len(batch)
