@@ -57,7 +57,8 @@ def record(
     """Sample `command`, or running `pids`/`tids`/`user`'s processes, or CPUs, into `output`.
 
     events: perf event strings; empty takes cycles where this machine counts them, else
-        task-clock. frequency_hz or period, not both; neither takes the source's default rate.
+        task-clock; source nmi has an event of its own.
+    frequency_hz or period, not both; neither takes the source's default rate.
     regs: "auto" or classes, as in `--regs`; user_regs and intr_regs name the set as perf does.
     source: "auto", "pmu", "sigtrap" or "nmi". engine: "auto", "perf" or "interrupt" (sigtrap).
     redact: "", "values" or "crypto".
@@ -98,6 +99,7 @@ def record(
         max_samples=max_samples, max_size_bytes=max_size_bytes,
         cpu_limit_percent=cpu_limit_percent, mmap_pages=mmap_pages, engine=engine, force=force,
         redact=redact, unsafe_foreign=unsafe_foreign, command_line=tuple(command_line),
+        default_events=not events, frequency_hz=frequency_hz, period=period,
         options={
             "events": [events] if isinstance(events, str) else list(events), "regs": regs,
             "user_regs": user_regs, "intr_regs": intr_regs, "source": source, "engine": engine,

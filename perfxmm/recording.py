@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +22,7 @@ from perfxmm.analysis.shown import DEFAULT_KEEP, Policy, attributed_ip, select, 
 from perfxmm.analysis.statistics import any_redacted
 from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
+from perfxmm.coherence.witness.statement import note_silence
 from perfxmm.errors import UsageError
 from perfxmm.kernel import dialects
 from perfxmm.kernel.attr import EventAttr
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from perfxmm.analysis.instructions import Instructions
     from perfxmm.analysis.sourcelines import SourceLines
-    from perfxmm.coherence.witness import Witness
+    from perfxmm.coherence.witness.asking import Witness
 
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
@@ -102,8 +103,6 @@ class Recording:
         self._source_lines: SourceLines | None = None
         self._code_checks = code_checks
         self._witness: Witness | None = None
-        # DSOs whose code could be read, but is not proved to be what ran, and why.
-        self.unasked: dict[int, str] = {}
         self._fed = 0
         self._kthreadd = False
         self._kthreadd_children: set[int] = set()
@@ -126,6 +125,12 @@ class Recording:
         samples = [Damage(p.file_offset, p.what) for p in self._decoder.problems]
         others = [Damage(p.file_offset, p.what) for p in self._sideband.problems]
         return [*self._reader.damage, *samples, *others]
+
+    @property
+    def damage_count(self) -> int:
+        """All that was wrong so far; `damage` has the first 1,000 of each kind."""
+        others = self._sideband.damaged.total()
+        return self._reader.damage_count + self._decoder.damage_count + others
 
     @property
     def complete(self) -> bool:
@@ -213,10 +218,14 @@ class Recording:
     def witness(self) -> Witness:
         """What the code around the samples' IPs proves of their registers."""
         if self._witness is None:
-            from perfxmm.coherence.witness import Witness
+            from perfxmm.coherence.witness.asking import Witness
 
             self._witness = Witness(self._timeline)
         return self._witness
+
+    def code_unproved(self, dso: int) -> str:
+        """Why the code of a DSO (index into `dsos`) is not asked; "" where it is."""
+        return self._timeline.binaries.unproved(dso)
 
     @property
     def source_lines(self) -> SourceLines:
@@ -256,8 +265,11 @@ class Recording:
     def judged(
         self, policy: Policy, *, columns: Collection[str] = ("gprs", "vectors", "predicates"),
         batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None, ordered: bool = True,
+        decoded: Callable[[SnapshotBatch, JudgeContext], None] | None = None,
     ) -> Iterator[SnapshotBatch]:
         """Like `snapshots`, but masks and counts still say what was *delivered*.
+
+        decoded: is given each batch before it is judged.
 
         Values that `policy` does not show are zero: ask `policy.visible` before reading one. This
         is what views and exports take, which tell "withheld" from "not delivered".
@@ -285,7 +297,10 @@ class Recording:
                 if COOKIES not in columns:
                     del batch.extra[COOKIES]
             self._take_dialects()
-            coherence.judge(batch, self._context())
+            context = self._context()
+            if decoded is not None:
+                decoded(batch, context)
+            coherence.judge(batch, context)
             self._count_twins(batch)
             self._resolve(batch)
             account.read += len(batch)
@@ -408,12 +423,17 @@ class Recording:
         if self._settled == self._decoder.settled:
             return
         self._settled = list(self._decoder.settled)
-        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        release = str(self.features.get("osrelease") or "")
+        proven = (
+            self._reader.dialect_given or dialects.merged_release(release)
+            # What the recorder asked the kernel itself.
+            or (self.metadata is not None and self.metadata.probes.get("whole_classes") is True)
+        )
         self._contexts = tuple(
             event_context(
                 said.attr, event.name, self._reader.arch,
                 snapshots=event.index in self._decoder.snapshots,
-                merged_proven=given or dialects.merged_release(release),
+                merged_proven=proven,
             )
             for said, event in zip(self._settled, self.events, strict=True)
         )
@@ -485,20 +505,18 @@ class Recording:
         if batch.dso is None or not any(s.verdict.any() for s in batch.sets.values()):
             return False
         binaries = self._timeline.binaries
-        known = False
         for dso in np.unique(batch.dso[batch.dso >= 0]).tolist():
-            why = binaries.unproved(dso)
-            known = known or not why
-            if why and binaries.image(dso) is not None:
-                self.unasked.setdefault(dso, why)
-        return known
+            if not binaries.unproved(dso):
+                return True
+        return False
 
     def _ask_code(self, batch: SnapshotBatch) -> None:
         """Lets the code around the IPs speak for or against what was judged."""
         if batch.dso is None or not self._code_is_known(batch):
+            note_silence(batch)
             return
         ip = attributed_ip(batch)
-        from perfxmm.coherence.witness import apply
+        from perfxmm.coherence.witness.apply import apply
 
         if apply(
             batch, self._context(), self.witness, ip, batch.dso, batch.extra[CODE_OFFSET]

@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "export": ("perfxmm.cli.export", "export", "Write snapshots as JSON lines, CSV or Parquet."),
     "inspect": ("perfxmm.cli.inspect", "inspect", "Say what a recording consists of."),
     "module": ("perfxmm.cli.module", "module", "Build, load and describe the kernel module."),
+    "verify": ("perfxmm.cli.verify", "verify", "Count registers that contradict their code."),
     "explain": ("perfxmm.cli.explain", "explain", "Explain a verdict, a reason code or a rule."),
 }  # fmt: skip
 

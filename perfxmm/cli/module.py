@@ -13,7 +13,7 @@ from perfxmm.errors import UsageError
 if TYPE_CHECKING:
     from perfxmm.sources.kmodule.loading import Parameters
 
-ACTIONS = ("build", "load", "unload", "status", "sign-help")
+ACTIONS = ("build", "load", "unload", "status", "sign-help", "selftest")
 EXAMPLES = """
 Examples:
   perfxmm module build                  for the running kernel, into ~/.cache/perfxmm/kmod
@@ -23,8 +23,8 @@ Examples:
 
 def module(
     action: Annotated[
-        str, typer.Argument(metavar="ACTION", help="build, load, unload, status or "
-                            "sign-help.", autocompletion=complete.choice(*ACTIONS))
+        str, typer.Argument(metavar="ACTION", help="build, load, unload, status, sign-help or "
+                            "selftest.", autocompletion=complete.choice(*ACTIONS))
     ],
     release: Annotated[
         str, typer.Option("--kernel", metavar="RELEASE", help="build: for another kernel.")
@@ -66,6 +66,14 @@ def module(
         bool, typer.Option("--kernel-hits", help="load: hits in kernel mode as well. They may hold "
                            "keys.")
     ] = False,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", metavar="S", help="selftest: how long (5).")
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", metavar="nmi|pmu|sigtrap",
+                          help="selftest: test another source in the same way.",
+                          autocompletion=complete.choice("nmi", "pmu", "sigtrap"))
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Build, load, unload and describe the kernel module xsaves_nmi.
@@ -73,11 +81,14 @@ def module(
     It is what `record --source nmi` takes its snapshots from. build needs the running kernel's
     headers and its compiler; load and unload need CAP_SYS_MODULE; status and sign-help need
     nothing. Nothing else in perfxmm loads it.
+    selftest samples a program with known constants in every register, compares them all, and
+    prints a verdict that can be shared; it exits with 0 (passed), 1 (failed) or 4 (undecided).
     """
     given: dict[str, Any] = {
         "--kernel": release, "--headers": headers, "--output": output, "--file": file,
         "--nmi": nmi, "--hz": hz, "--period": period, "--mask": mask,
         "--instruction": instruction, "--ssp": ssp, "--kernel-hits": kernel_hits,
+        "--seconds": seconds, "--source": source,
     }  # fmt: skip
     _check(action, {name for name, value in given.items() if value not in ("", None, False)})
     if action == "build":
@@ -92,6 +103,8 @@ def module(
         return _unload(as_json=as_json)
     if action == "status":
         return _status(as_json=as_json)
+    if action == "selftest":
+        return _selftest(source or "nmi", seconds, as_json=as_json)
     return _sign_help(file, as_json=as_json)
 
 
@@ -101,6 +114,7 @@ _TAKES = {
     "load": frozenset(("--file", "--nmi", "--hz", "--period", "--mask", "--instruction", "--ssp",
                        "--kernel-hits")),
     "sign-help": frozenset(("--file",)),
+    "selftest": frozenset(("--seconds", "--source")),
 }  # fmt: skip
 
 
@@ -209,6 +223,24 @@ def _sign_help(file: str, *, as_json: bool) -> int:
 
         results().print(sign_help(facts, todo))
     return 0
+
+
+def _selftest(source: str, seconds: float | None, *, as_json: bool) -> int:
+    from perfxmm.cli.console import results, say, write_json
+    from perfxmm.selftest import SECONDS, selftest
+
+    if source not in ("nmi", "pmu", "sigtrap"):
+        raise UsageError(f"--source {source!r} is not known", next_step="use nmi, pmu, sigtrap")
+    if seconds is not None and seconds <= 0:
+        raise UsageError(f"--seconds must be greater than zero, not {seconds}")
+    found = selftest(source, seconds or SECONDS, on_source=say)
+    if as_json:
+        write_json(found.to_dict())
+    else:
+        from perfxmm.views.module import selftest_verdict
+
+        results().print(selftest_verdict(found.to_dict()))
+    return found.exit_code
 
 
 def _around() -> Any:

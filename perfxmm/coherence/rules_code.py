@@ -17,7 +17,7 @@ from perfxmm.snapshots.batch import RegisterSet, SnapshotBatch
 
 if TYPE_CHECKING:
     # Whoever only reads the table needs no disassembler.
-    from perfxmm.coherence.witness.testimony import Testimony
+    from perfxmm.coherence.witness.statement import Statement
 
 _REFERENCE = (
     "Intel SDM volume 2, the instructions' own pages; straight-line code from the symbol's start "
@@ -30,34 +30,34 @@ class CodeEvidence(Evidence):
 
     def __init__(
         self, batch: SnapshotBatch, registers: RegisterSet, context: JudgeContext,
-        testimony: Testimony,
+        statement: Statement,
     ) -> None:
         super().__init__(batch, registers, context)
-        self.testimony = testimony
+        self.statement = statement
 
 
-def _testimony(e: Evidence) -> Testimony:
+def _statement(e: Evidence) -> Statement:
     assert isinstance(e, CodeEvidence)
-    return e.testimony
+    return e.statement
 
 
 def code_proved(e: Evidence) -> Mask:
     """The instructions before the IP leave known values, and the registers hold them."""
-    said = _testimony(e)
+    said = _statement(e)
     return uniform((said.proved != 0) & (said.contradicted == 0))
 
 
 def code_skid(e: Evidence) -> Mask:
     """The registers are not what the instructions before the IP leave, but what those of a place a
     few instructions on do: they were taken later than the IP was."""
-    said = _testimony(e)
+    said = _statement(e)
     return uniform((said.contradicted != 0) & (said.skid != 0))
 
 
 def code_contradicted(e: Evidence) -> Mask:
     """The registers are not what the instructions before the IP leave, and no place a few
     instructions on explains them."""
-    said = _testimony(e)
+    said = _statement(e)
     return uniform((said.contradicted != 0) & (said.skid == 0))
 
 

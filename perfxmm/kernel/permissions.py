@@ -62,7 +62,7 @@ def explain_open(error: OSError, context: OpenContext, situation: Situation) -> 
     """The error to raise for a perf_event_open that failed with `error`."""
     number = error.errno or 0
     explain = _OPEN.get(number)
-    found = (
+    found = _module_refuses(number, context) or (
         explain(context, situation)
         if explain
         else Explanation(SyscallError, "the kernel gives no reason that perfxmm knows")
@@ -197,18 +197,14 @@ def _denied(context: OpenContext, situation: Situation) -> Explanation:
             "ask for user registers only: --user-regs, no --intr-regs",
         )
     if not situation.perfmon_capable and level is not None:
+        if attr.type == PerfType.TRACEPOINT and attr.has(SampleType.RAW) and level > -1:
+            return _raw_tracepoint(level)
         if level > 2:
             return Explanation(
                 PermissionDenied,
                 f"kernel.perf_event_paranoid is {level}: no perf events without CAP_PERFMON",
                 "sysctl kernel.perf_event_paranoid=2 is enough for your own programs in user "
                 f"mode, or CAP_PERFMON; {INTERRUPT_ENGINE}",
-            )
-        if attr.type == PerfType.TRACEPOINT and attr.has(SampleType.RAW) and level > -1:
-            return Explanation(
-                PermissionDenied,
-                f"kernel.perf_event_paranoid is {level}: raw tracepoint data needs CAP_PERFMON",
-                "sysctl kernel.perf_event_paranoid=-1, or CAP_PERFMON",
             )
         if context.pid == -1 and level > 0:
             return Explanation(
@@ -257,6 +253,49 @@ def _denied(context: OpenContext, situation: Situation) -> Explanation:
         PermissionDenied, "the kernel does not let this user open it",
         "CAP_PERFMON, for another user's process CAP_SYS_PTRACE too",
     )  # fmt: skip
+
+
+def _raw_tracepoint(level: int) -> Explanation:
+    # perf_trace_event_perm in kernel/trace/trace_event_perf.c, Linux 5.10 to 7.3: own processes
+    # make no difference.
+    return Explanation(
+        PermissionDenied,
+        f"kernel.perf_event_paranoid is {level}: raw tracepoint data needs CAP_PERFMON",
+        "CAP_PERFMON, or sysctl kernel.perf_event_paranoid=-1",
+    )
+
+
+def explain_raw_tracepoint(event: str, situation: Situation) -> PerfxmmError | None:
+    """The error that opening `event` with raw data would meet, without trying; None for none.
+
+    Known from the sysctl and the capabilities alone, as the kernel decides it.
+    """
+    level = situation.perf_event_paranoid
+    if situation.perfmon_capable or level is None or level < 0:
+        return None
+    return _build(
+        f"cannot open event {event!r}", "perf_event_open", errno.EPERM, _raw_tracepoint(level)
+    )
+
+
+def _module_refuses(number: int, context: OpenContext) -> Explanation | None:
+    """A tracepoint whose module starts something when listened to answers with its own errno."""
+    if context.attr.type != PerfType.TRACEPOINT or not context.event.startswith("xsaves_nmi:"):
+        return None
+    known = {
+        errno.ENODEV: "its source of NMIs is not there (nmi=pmu without a PMU, nmi=ipi with one "
+        "CPU)",
+        errno.ENOENT: "its source of NMIs is not there (nmi=pmu without a PMU)",
+        errno.EBUSY: "KVM is in use, whose guests' registers it must not take, or the counter is "
+        "taken",
+        errno.EINVAL: "the tracepoint has another number by now: the module was loaded anew",
+    }
+    if number not in known:
+        return None
+    return Explanation(
+        NotSupportedBySyscall, f"the module xsaves_nmi does not start: {known[number]}",
+        "perfxmm module status; the kernel log says more; or --source sigtrap",
+    )
 
 
 def _no_call(context: OpenContext, situation: Situation) -> Explanation:

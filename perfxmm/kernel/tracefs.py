@@ -53,6 +53,19 @@ def tracepoint_id(root: Path, system: str, name: str) -> int | None:
         return None
 
 
+def read_event_file(root: Path, place: str) -> bytes | None:
+    """The bytes of a file below events/, None where it is not there. Raises PermissionDenied.
+
+    root: as `find_tracefs` gives it.
+    """
+    try:
+        return (root / "events" / place).read_bytes()
+    except PermissionError:
+        raise _closed(root) from None
+    except OSError:
+        return None
+
+
 def tracepoints(root: Path) -> Iterator[str]:
     """Every "system:name", sorted."""
     events = root / "events"

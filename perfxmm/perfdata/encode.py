@@ -153,6 +153,12 @@ def finished_round_record() -> bytes:
     return HEADER.pack(RecordType.FINISHED_ROUND, 0, HEADER.size)
 
 
+def tracing_data_record(data: bytes) -> bytes:
+    """HEADER_TRACING_DATA and the data, which stand behind the record and are not in its size."""
+    data = data + b"\0" * (-len(data) % 8)
+    return record(RecordType.HEADER_TRACING_DATA, struct.pack("<I", len(data))) + data
+
+
 def _name(text: str | bytes) -> bytes:
     # surrogateescape brings back the very bytes that the kernel gave for a name.
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")

@@ -77,7 +77,8 @@ class SnapshotInfo:
     """What the recorder read from the module. Empty strings, 0 and () mean "not known".
 
     version: the module's. instruction: "xsaves", "xsavec" or "xsave". nmi: its NMI source.
-    rfbm: components asked for. xcr0: user components that were enabled.
+    rfbm: components asked for. xcr0: user components that were enabled. format: the tracepoint's,
+    for recordings whose recorder did not live to write the tracing data.
     """
 
     version: str = ""
@@ -86,6 +87,7 @@ class SnapshotInfo:
     rfbm: int = 0
     xcr0: int = 0
     components: tuple[ComponentPlace, ...] = ()
+    format: str = ""
     parameters: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,13 +98,13 @@ class SnapshotInfo:
             "components": {
                 str(c.number): [c.size_bytes, c.offset, int(c.aligned)] for c in self.components
             },
-            "parameters": dict(self.parameters),
+            "format": self.format, "parameters": dict(self.parameters),
         }  # fmt: skip
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> SnapshotInfo:
         """Unknown keys are passed over. Raises ValueError for what cannot be meant."""
-        texts = {key: data.get(key, "") for key in ("version", "instruction", "nmi")}
+        texts = {key: data.get(key, "") for key in ("version", "instruction", "nmi", "format")}
         numbers = {key: data.get(key, 0) for key in ("rfbm", "xcr0")}
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("snapshots has names that are no text")
@@ -126,21 +128,3 @@ def _place(key: str, row: Any) -> ComponentPlace:
     if not 0 <= size <= 1 << 16 or not 0 <= offset <= 1 << 20 or aligned not in (0, 1):
         raise ValueError(f"snapshots.components: {key} cannot be {row}")
     return ComponentPlace(int(key), size, offset, bool(aligned))
-
-
-def parse_components(text: str) -> tuple[ComponentPlace, ...]:
-    """The module's sysfs file `components`: a header line, then `nr size offset alignment` lines.
-
-    The alignment is in bytes; 0 and 1 are none. Raises ValueError where a line is no row.
-    """
-    rows = []
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0] == "nr":
-            continue
-        if len(words) < 4 or not all(word.isdecimal() for word in words[:4]):
-            raise ValueError(f"not a row of the component table: {line!r}")
-        number, size, offset, alignment = (int(word) for word in words[:4])
-        if number >= 2:
-            rows.append(_place(str(number), [size, offset, int(alignment > 1)]))
-    return tuple(rows)

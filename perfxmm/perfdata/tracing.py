@@ -13,7 +13,8 @@ What follows (kallsyms, printk formats, command names) is not looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 
 from perfxmm.kernel.traceformat import MOST_FORMAT_BYTES, TraceFormat, parse_format
 from perfxmm.perfdata.header import Bytes
@@ -64,6 +65,26 @@ def tracepoint_formats(data: Bytes, begin: int, end: int, system: str) -> dict[i
     except ValueError as error:
         raise TracingError(str(error), cursor.at, {}) from None
     return formats
+
+
+def encode_tracing_data(
+    header_page: bytes, header_event: bytes, formats: Mapping[str, Sequence[bytes]],
+    *, page_bytes: int = 4096,
+) -> bytes:
+    """Tracing data with the files of the same names in tracefs, and format files by system.
+
+    Without kallsyms, printk formats and command names: nothing here prints with them.
+    """
+    out = [MAGIC, b"0.6\0", bytes([0, 8]), struct.pack("<I", page_bytes)]
+    for name, text in zip(_OWN_FILES, (header_page, header_event), strict=True):
+        out += [name, b"\0", struct.pack("<Q", len(text)), text]
+    out.append(struct.pack("<II", 0, len(formats)))
+    for system, texts in formats.items():
+        out += [system.encode(), b"\0", struct.pack("<I", len(texts))]
+        for text in texts:
+            out += [struct.pack("<Q", len(text)), text]
+    out.append(struct.pack("<IIQ", 0, 0, 0))
+    return b"".join(out)
 
 
 class TracingError(ValueError):

@@ -59,6 +59,8 @@ class EventSpec:
 class Writer:
     """One perf.data file, or with path "-" the same as a pipe on stdout.
 
+    tracing_data: what tracefs says of the events' tracepoints (tracing.encode_tracing_data).
+
     Devices and FIFOs get the pipe form too, since a header cannot be patched there.
     Raises OutputError wherever writing fails; what was written before stays readable, and
     `finish` after such a failure still completes the header as far as there is room.
@@ -66,11 +68,12 @@ class Writer:
 
     def __init__(
         self, path: str, events: Sequence[EventSpec], metadata: Metadata, *, force: bool = False,
-        command_line: Sequence[str] = (), stdout_fd: int | None = None,
+        command_line: Sequence[str] = (), stdout_fd: int | None = None, tracing_data: bytes = b"",
     ) -> None:
         self.path = path
         self.metadata = metadata
         self._command_line = list(command_line)
+        self._tracing_data = tracing_data
         self._build_ids: dict[tuple[str, int], BuildId] = {}
         self._buffer = bytearray()
         self._position = 0
@@ -212,6 +215,8 @@ class Writer:
                     where=self.path, why=str(error), next_step="record into a file: -o FILE",
                 ) from error
         parts += [_feature_record(k, v) for k, v in sorted(self._features(None).items())]
+        if self._tracing_data:
+            parts.append(encode.tracing_data_record(self._tracing_data))
         return b"".join(parts)
 
     def _open_stream(self, stdout_fd: int | None) -> None:
@@ -305,6 +310,8 @@ class Writer:
         sections[Feature.EVENT_DESC] = features.encode_event_desc(
             [(attr_codec.encode(e.attr), e.name, e.ids) for e in self._events]
         )
+        if self._tracing_data and not self._pipe:
+            sections[Feature.TRACING_DATA] = self._tracing_data
         if self._build_ids:
             sections[Feature.BUILD_ID] = features.encode_build_ids(list(self._build_ids.values()))
         if sample_time is not None:

@@ -35,7 +35,8 @@ def code_segments(image: ElfImage) -> list[tuple[int, bytes | memoryview]]:
 
 
 def entry_points(image: ElfImage) -> I64 | None:
-    """Addresses (before relocation) in executable segments that something refers to, sorted.
+    """Addresses (before relocation) in executable segments that something refers to, sorted;
+    some of them more than once.
 
     Targets of JMP, Jcc, CALL, XBEGIN with 32-bit displacements, addresses that LEA makes, and
     addresses in relocations. None where code is not as it is in the file (text relocations,
@@ -57,7 +58,7 @@ def entry_points(image: ElfImage) -> I64 | None:
             # The overlap lets references that begin at a piece's end be read whole.
             piece = whole[start : start + _PIECE_BYTES + 8]
             parts += [_within(found, ranges) for found in _references(piece, vaddr + start)]
-    return np.unique(np.concatenate(parts))
+    return np.sort(np.concatenate(parts))
 
 
 def _references(code: U8, vaddr: int) -> list[I64]:

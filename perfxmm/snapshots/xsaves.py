@@ -21,7 +21,7 @@ import numpy.typing as npt
 from perfxmm.kernel.constants import REGS_ABI_64, REGS_ABI_SIMD, PerfType, SampleType
 from perfxmm.kernel.layout import SetPlan, bits_of
 from perfxmm.kernel.registers import EGPR_MASK, GPR_ID, GPR_IP, GPR_SSP, SSP_MASK
-from perfxmm.kernel.traceformat import TraceFormat
+from perfxmm.kernel.traceformat import TraceFormat, parse_format
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.snapshotinfo import (
     IMAGE_FIELD,
@@ -131,6 +131,7 @@ def plan_snapshots(
     if metadata is not None and metadata.source == "sigtrap":
         return plans, notes  # its RAW field is its own
     layout = snapshot_layout(metadata)
+    formats = formats or _kept_format(metadata)
     for index, event in enumerate(events):
         attr = event.attr
         if attr.type != PerfType.TRACEPOINT:
@@ -150,6 +151,18 @@ def plan_snapshots(
                 continue
         notes.append(f"event {index}: {TRACEPOINT}, but its register images are not read: {why}")
     return plans, notes
+
+
+def _kept_format(metadata: Metadata | None) -> dict[int, TraceFormat]:
+    """The format in our own metadata: tracing data stand at the end of a file, which a recorder
+    that was killed has not written."""
+    if metadata is None or metadata.source != "nmi":
+        return {}
+    try:
+        found = parse_format(str(metadata.snapshots.get("format", "")).encode(), SYSTEM)
+    except ValueError:
+        return {}
+    return {found.number: found}
 
 
 @dataclass(slots=True)

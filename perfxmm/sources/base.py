@@ -30,6 +30,8 @@ class RecordRequest:
     Exactly one kind of target: `command` (argv), `pids`, `tids`, or `system_wide`/`cpus`.
     classes: register classes of kernel.registers.CLASS_NAMES, already resolved (never "auto").
     sets: which register sets to ask for ("user", "intr"); sigtrap has one set only.
+    default_events: nobody asked for `events` by name: a source with an event of its own takes that.
+    frequency_hz, period: as asked for, None where they were not; the events' attrs have them too.
     """
 
     events: tuple[RequestedEvent, ...]
@@ -55,6 +57,9 @@ class RecordRequest:
     unsafe_foreign: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     command_line: tuple[str, ...] = ()
+    default_events: bool = False
+    frequency_hz: int | None = None
+    period: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,8 +1,7 @@
 """Source `pmu`: the kernel puts registers into its samples, and they go straight into the file.
 
-Nothing is decoded on the way: rings are drained into the writer as they stand. Only where samples
-may carry values that are nobody's to write (kernel mode allowed, older dialects, redaction) does
-`scrub` look at each sample.
+Samples may carry values that are nobody's to write where kernel mode is allowed, with older
+dialects, and with redaction: there `scrub` looks at each of them.
 
 How far this is tried: no kernel with SIMD sampling and a hardware PMU was at hand. It ran against
 a fake of the system call seam that answers as the merged kernel did (8,000 recorded attrs), with
@@ -12,41 +11,27 @@ rings fed from records that such a kernel wrote in an emulator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from perfxmm.errors import OutputError, TargetError, UsageError
-from perfxmm.kernel.constants import AttrFlag
-from perfxmm.kernel.cpuinfo import CpuInfo, read_cpuinfo
-from perfxmm.kernel.maps import online_cpus, threads_of
-from perfxmm.kernel.permissions import Situation, survey
+from perfxmm.kernel.cpuinfo import CpuInfo
+from perfxmm.kernel.permissions import Situation
 from perfxmm.kernel.probe import Capabilities, probe
-from perfxmm.kernel.syscalls import Kernel, linux_kernel
+from perfxmm.kernel.syscalls import Kernel
 from perfxmm.perfdata.metadata import Metadata
-from perfxmm.perfdata.synthesize import (
-    synthesize_kernel,
-    synthesize_process,
-    synthesize_system,
-)
-from perfxmm.perfdata.writer import EventSpec, Writer
+from perfxmm.perfdata.writer import EventSpec
 from perfxmm.sources import pmu_attr
-from perfxmm.sources.base import RecordRequest, RecordResult
-from perfxmm.sources.command import Command, WaitingCommand
-from perfxmm.sources.pmu_attr import PlannedEvent, by_cpu
+from perfxmm.sources.base import RecordRequest
+from perfxmm.sources.command import Command
+from perfxmm.sources.pmu_attr import PlannedEvent
 from perfxmm.sources.pmu_events import OpenEvents
-from perfxmm.sources.pmu_session import Progress, Session
-from perfxmm.sources.stopping import StopSignals
+from perfxmm.sources.ringsource import RingSource
+from perfxmm.sources.scrub import Scrubber, needs_scrub
 from perfxmm.xstate.cpuid import xgetbv
 
-# How long a command is waited for after Ctrl-C; it got the same signal from the terminal.
-GRACE_S = 2.0
 
-
-class PmuSource:
+class PmuSource(RingSource):
     """Records through perf events with registers in the samples. Satisfies `sources.base.Source`.
 
-    kernel: the seam. found, situation, spawn, cpus, machine, proc: replace this machine's, for
-    tests.
+    kernel: the seam. found, and what RingSource takes: replace this machine's, for tests.
     """
 
     name = "pmu"
@@ -56,13 +41,10 @@ class PmuSource:
         situation: Situation | None = None, spawn: Callable[..., Command] | None = None,
         cpus: Sequence[int] | None = None, machine: CpuInfo | None = None, proc: str = "/proc",
     ) -> None:  # fmt: skip
-        self._kernel = kernel or linux_kernel()
+        super().__init__(
+            kernel, situation=situation, spawn=spawn, cpus=cpus, machine=machine, proc=proc
+        )
         self._found = found
-        self._situation = situation
-        self._spawn = spawn or WaitingCommand
-        self._cpus = cpus
-        self._machine = machine
-        self._proc = proc
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,176 +56,45 @@ class PmuSource:
         refusal = pmu_attr.why_not(request, self.capabilities)
         return None if refusal is None else refusal.why or refusal.what
 
-    def record(self, request: RecordRequest, *, progress: Progress | None = None) -> RecordResult:
-        """Records until the command ends, the targets are gone, a limit or a signal.
-
-        Raises NotSupported (a class the kernel refuses, with where it would work),
-        PermissionDenied, SyscallError, TargetError, UsageError (no such command) and
-        OutputError. What was recorded before an
-        OutputError stays readable.
-        """
-        planned = pmu_attr.plan_events(request, self.capabilities)
-        child: Command | None = None
-        if request.command:
-            child = self._spawn(request.command, stdout_taken=request.output == "-")
-        opened = OpenEvents(self._kernel, self._situation or survey())
-        try:
-            targets, cpus = self._where(request, child)
-            opened.open_all(planned, targets, cpus, request.mmap_pages)
-            specs = [
-                EventSpec(event.name, event.attr, tuple(ids))
-                for event, ids in zip(planned, opened.ids, strict=True)
-            ]
-            writer = Writer(
-                request.output, specs, self._describe(request, planned, opened),
-                force=request.force, command_line=request.command_line,
-            )  # fmt: skip
-            with writer, StopSignals() as signals:
-                session = Session(self._kernel, request, specs, opened, writer, signals, progress)
-                self._run(session, child)
-        finally:
-            opened.close()
-            if child is not None:
-                child.abandon()
-        if child is not None:
-            _await_command(child, session.result)
-        return session.result
-
-    def _run(self, session: Session, child: Command | None) -> None:
-        try:
-            self._start(session, child)
-            session.loop(child)
-        except KeyboardInterrupt:
-            session.interrupt()
-        except OutputError:
-            session.finish("output")
-            raise
-        except (TargetError, UsageError):
-            # The command never ran: an empty recording would only stand in the way of the next.
-            _remove(session.request.output)
-            raise
-        session.finish(session.reason)
-
-    def _start(self, session: Session, child: Command | None) -> None:
-        """Names what is there already, and lets sampling and the command begin.
-
-        Processes are named after sampling began, so that no mapping falls in between; the whole
-        machine is named before, because that takes longer than a ring lasts.
-        """
-        request = session.request
-        if by_cpu(request):
-            session.note(synthesize_system(session.write, session.trailer, proc=self._proc))
-        if any(not e.attr.flag(AttrFlag.EXCLUDE_KERNEL) for e in session.specs):
-            kernel = synthesize_kernel(session.write, session.trailer)
-            session.note([kernel] if kernel else [])
-        on_exec = session.specs[0].attr.flag(AttrFlag.ENABLE_ON_EXEC)
-        if child is not None and (request.delay_s or on_exec):
-            child.release()
-        session.delay(child)
-        if not on_exec:
-            session.opened.switch(on=True)
-        session.begin()
-        if not by_cpu(request) and not on_exec:
-            for pid in self._processes(request, child):
-                session.note(
-                    synthesize_process(pid, session.write, session.trailer, proc=self._proc)
-                )
-        if child is not None and not request.delay_s and not on_exec:
-            child.release()
-
-    def _where(
-        self, request: RecordRequest, child: Command | None
-    ) -> tuple[Sequence[int], Sequence[int]]:
-        """(tids, CPUs) to open each event for."""
-        cpus = tuple(self._cpus) if self._cpus is not None else online_cpus()
-        if by_cpu(request):
-            return (-1,), request.cpus or cpus
-        if child is not None:
-            targets: list[int] = [child.pid]
-        else:
-            targets = list(request.tids)
-            for pid in request.pids:
-                targets += threads_of(pid, Path(self._proc))
-        # An inherited event's ring must belong to one CPU (perf_mmap in kernel/events/core.c).
-        return tuple(dict.fromkeys(targets)), cpus if request.inherit else (-1,)
-
-    def _processes(self, request: RecordRequest, child: Command | None) -> list[int]:
-        if child is not None:
-            return _tree(child.pid, self._proc) if request.delay_s else []
-        owners = [_process_of(tid, self._proc) for tid in request.tids]
-        return list(dict.fromkeys([*request.pids, *owners]))
+    def _plan(self, request: RecordRequest) -> tuple[PlannedEvent, ...]:
+        return pmu_attr.plan_events(request, self.capabilities)
 
     def _describe(
         self, request: RecordRequest, planned: Sequence[PlannedEvent], opened: OpenEvents
     ) -> Metadata:
-        machine = self._machine or read_cpuinfo()
         found = self.capabilities
-        probes = found.to_dict()
+        described = self._common_metadata(request, planned, opened)
+        described.xcr0 = xgetbv() or 0
+        described.probes = found.to_dict()
         # The questions are in the code; a recording keeps the answers.
-        probes["probes"] = {one.name: one.errno_name for one in found.probes}
-        probes["arch_pebs"] = arch_pebs(found)
-        try:
-            tool = version("perfxmm")
-        except PackageNotFoundError:
-            tool = ""
-        return Metadata(
-            tool_version=tool, source="pmu", dialect=planned[0].attr.dialect.name,
-            classes=list(request.classes), cpu_vendor=machine.vendor,
-            cpu_model=machine.model_name, hypervisor=machine.hypervisor,
-            kernel_release=machine.kernel_release, xcr0=xgetbv() or 0, probes=probes,
-            options={**request.options, "event_names": [event.name for event in planned]},
-            opened_attrs=[raw.hex() for raw in opened.opened_attrs], redact=request.redact,
-            unsafe_foreign=request.unsafe_foreign, clock="monotonic",
-        )  # fmt: skip
+        described.probes["probes"] = {one.name: one.errno_name for one in found.probes}
+        described.probes["arch_pebs"] = arch_pebs(found)
+        return described
+
+    def _scrubber(self, request: RecordRequest, specs: Sequence[EventSpec]) -> Scrubber | None:
+        everything = request.redact == "values"
+        doubtful = not request.unsafe_foreign and any(needs_scrub(spec.attr) for spec in specs)
+        if not everything and not doubtful:
+            return None
+        return Scrubber([(spec.attr, spec.ids) for spec in specs], everything=everything)
+
+    def _remarks(self, request: RecordRequest, specs: Sequence[EventSpec]) -> list[str]:
+        if any(s.attr.dialect.name == "O1" and s.attr.precise_ip for s in specs):
+            return [
+                "with precise events this kernel takes XMM from the PEBS record and wider "
+                "registers later: wider snapshots are torn unless the CPU has architectural PEBS"
+            ]
+        return []
 
 
 def arch_pebs(found: Capabilities) -> bool | None:
     """Whether PEBS records hold more than XMM; None where probing does not tell.
 
-    Only dialect M refuses what PEBS cannot record, so only there a precise YMM proves it.
+    Only dialect M refuses what PEBS cannot record, so only there a precise YMM proves it; and only
+    M refuses masks that are not a whole class, which tells it from an overlay of the same layout.
     """
-    if found.simd_dialect != "M" or "xmm" not in found.precise_classes:
+    if found.simd_dialect != "M" or not found.whole_classes:
+        return None
+    if "xmm" not in found.precise_classes:
         return None
     return "ymm" in found.precise_classes
-
-
-def _await_command(child: Command, result: RecordResult) -> None:
-    """The command's own status is passed on. It is never killed: after Ctrl-C it may go on."""
-    try:
-        result.exit_status = child.wait(GRACE_S if result.interrupted else None)
-    except KeyboardInterrupt:
-        result.interrupted = True
-        result.exit_status = child.poll()
-    if result.exit_status is None:
-        result.warnings.append(f"the command still runs, as process {child.pid}")
-
-
-def _remove(path: str) -> None:
-    recording = Path(path)
-    if recording.is_file() and not recording.is_symlink():
-        recording.unlink()
-
-
-def _process_of(tid: int, proc: str) -> int:
-    try:
-        for line in Path(proc, str(tid), "status").read_text(errors="replace").splitlines():
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    raise TargetError(f"there is no thread {tid}")
-
-
-def _tree(pid: int, proc: str) -> list[int]:
-    """`pid` and the processes below it, as far as /proc tells."""
-    found = [pid]
-    for parent in found:
-        try:
-            for task in sorted(Path(proc, str(parent), "task").iterdir()):
-                text = (task / "children").read_text()
-                found += [int(word) for word in text.split() if int(word) not in found]
-        except (OSError, ValueError):
-            continue
-    return found
-
-

@@ -1,9 +1,9 @@
-"""One recording by source `pmu` under way: counts, limits, and the way of records into the file."""
+"""One recording out of rings under way: counts, limits, and the way of records into the file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from perfxmm.kernel.ring import tally
 from perfxmm.kernel.syscalls import Kernel
@@ -14,7 +14,6 @@ from perfxmm.sources.base import RecordRequest, RecordResult
 from perfxmm.sources.command import Command
 from perfxmm.sources.limits import StopLimits
 from perfxmm.sources.pmu_events import OpenEvents
-from perfxmm.sources.scrub import Scrubber, needs_scrub
 from perfxmm.sources.stopping import StopSignals
 
 # How long a poll may sleep: limits, signals and the command's end are looked at this often.
@@ -28,33 +27,43 @@ WHOLE_PERCENT = 99.0
 Progress = Callable[[int, float], None]
 
 
+class Scrub(Protocol):
+    """Takes values out of runs of whole records before they are written.
+
+    scrubbed: samples that lost some. dropped: samples left out because none could be found.
+    """
+
+    scrubbed: int
+    dropped: int
+
+    def __call__(self, data: bytes | memoryview) -> bytes | memoryview: ...
+
+
 class Session:
     """One recording under way: counts, limits, and the way of records into the file."""
 
     def __init__(
         self, kernel: Kernel, request: RecordRequest, specs: Sequence[EventSpec],
         opened: OpenEvents, writer: Writer, signals: StopSignals, progress: Progress | None,
-    ) -> None:
+        *, source: str = "pmu", scrub: Scrub | None = None,
+    ) -> None:  # fmt: skip
         self.request = request
         self.specs = specs
         self.opened = opened
         self.writer = writer
-        self.result = RecordResult(request.output, "pmu", warnings=opened.warnings)
+        self.result = RecordResult(request.output, source, warnings=opened.warnings)
         self.reason = ""
         self._kernel = kernel
         self._signals = signals
         self._progress = progress
         self._limits = StopLimits.of(request)
-        self._scrub = _scrubber(request, specs)
+        self._scrub = scrub
         self._times: tuple[int, int] | None = None
         self._not_records = 0
         self._began_ns = kernel.clock_ns()
         if request.cpu_limit_percent is not None:
-            self.result.warnings.append("--cpu-limit is not needed: source pmu stops nothing")
-        if any(s.attr.dialect.name == "O1" and s.attr.precise_ip for s in specs):
             self.result.warnings.append(
-                "with precise events this kernel takes XMM from the PEBS record and wider "
-                "registers later: wider snapshots are torn unless the CPU has architectural PEBS"
+                f"--cpu-limit is not needed: source {source} stops nothing"
             )
 
     def write(self, record: bytes) -> None:
@@ -204,11 +213,3 @@ class Session:
         if self._times is not None:
             start, end = min(start, self._times[0]), max(end, self._times[1])
         self._times = (start, end)
-
-
-def _scrubber(request: RecordRequest, specs: Sequence[EventSpec]) -> Scrubber | None:
-    everything = request.redact == "values"
-    doubtful = not request.unsafe_foreign and any(needs_scrub(spec.attr) for spec in specs)
-    if not everything and not doubtful:
-        return None
-    return Scrubber([(spec.attr, spec.ids) for spec in specs], everything=everything)

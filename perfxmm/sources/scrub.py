@@ -149,14 +149,16 @@ def locate_sets(words: memoryview, plan: LayoutPlan) -> Iterator[SetPlace]:
     at = plan.fixed_words
     for field in plan.following:
         start = at
-        at = _end_of(words, at, field, plan)
+        at = field_end(words, at, field, plan)
         if at > len(words):
             raise IndexError(f"field {field.name} runs past the record's end")
         if field.kind is FieldKind.REGISTERS:
             yield SetPlace(field.name, start, at)
 
 
-def _end_of(words: memoryview, at: int, field: FieldPlan, plan: LayoutPlan) -> int:
+def field_end(words: memoryview, at: int, field: FieldPlan, plan: LayoutPlan) -> int:
+    """The word behind a field of one sample that starts at `at`. Raises IndexError or ValueError
+    where the record does not have its length."""
     if field.kind is FieldKind.WORDS:
         return at + field.words
     first = words[at]

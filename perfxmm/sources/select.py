@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from perfxmm.errors import NotSupported, UsageError, errno_name
+from perfxmm.errors import NotSupported, PerfxmmError, PermissionDenied, UsageError, errno_name
 from perfxmm.kernel.registers import CLASS_NAMES
 from perfxmm.sources import classes as register_classes
 from perfxmm.sources.base import RecordRequest, Source
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from perfxmm.kernel.probe import Capabilities
 
 SOURCE_NAMES = ("auto", "pmu", "sigtrap", "nmi")
+# Nothing is loaded for it: source nmi is taken where its module already is.
+AUTO_ORDER = ("pmu", "nmi", "sigtrap")
 ENGINES = ("auto", "perf", "interrupt")
 # What a snapshot of source sigtrap is. "auto" changes to "interrupt" only where the kernel refuses
 # events, which the tracer then says.
@@ -42,8 +44,11 @@ class Choice:
 class Offer:
     """What one source can do on this machine.
 
-    classes: classes it delivers; empty where it cannot work at all, and `why_not` says why.
+    classes: classes it delivers; empty where it cannot work at all, and `why_not` says why,
+        or `refusal` with the next step.
     sets: register sets it fills in when none is asked for by name.
+    not_installed: it takes something that most machines do not have: where it refuses, `auto` does
+        not speak of it.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +56,8 @@ class Offer:
     make: Callable[[], Source]
     meaning: str
     why_not: str = ""
+    refusal: PerfxmmError | None = None
+    not_installed: bool = False
 
 
 def choose(
@@ -77,14 +84,16 @@ def choose(
     if wanted != "auto":
         return _take(wanted, here[wanted], request, classes, why="asked for")
     reasons: list[str] = []
-    for name in ("pmu", "sigtrap"):
+    for name in AUTO_ORDER:
         offer = here[name]
+        if offer.not_installed:
+            continue
         try:
             return _take(
                 name, offer, request, classes,
                 why="; ".join(reasons) or "the kernel samples these registers itself",
             )
-        except NotSupported as refusal:
+        except (NotSupported, PermissionDenied) as refusal:
             reasons.append(f"{name}: {refusal.why or refusal.what}")
             last = refusal
     raise NotSupported(
@@ -95,6 +104,8 @@ def choose(
 def _take(
     name: str, offer: Offer, request: RecordRequest, classes: tuple[str, ...] | None, why: str
 ) -> Choice:
+    if offer.refusal is not None:
+        raise offer.refusal
     if offer.why_not:
         raise NotSupported(
             f"source '{name}' cannot be used here", why=offer.why_not,
@@ -124,15 +135,26 @@ def machine_offers(request: RecordRequest) -> dict[str, Offer]:
     return {
         "pmu": _pmu_offer(request),
         "sigtrap": _sigtrap_offer(request),
-        "nmi": Offer(
-            (), (), _no_source, "",
-            why_not="it needs the xsaves_nmi kernel module, which this release does not ship yet",
-        ),
+        "nmi": _nmi_offer(),
     }
 
 
-def _no_source() -> Source:
-    raise AssertionError("an offer that refuses makes no source")
+def _nmi_offer() -> Offer:
+    from perfxmm.kernel.permissions import survey
+    from perfxmm.sources import nmi
+    from perfxmm.sources.kmodule.status import read_status
+
+    status = read_status()
+    refusal = nmi.refusal(survey())
+    if status is None or refusal is not None:
+        return Offer(
+            (), (), nmi.NmiSource, "", refusal=refusal, not_installed=status is None
+        )
+    return Offer(
+        nmi.delivered(status), ("intr",), nmi.NmiSource,
+        f"each snapshot is one {(status.instruction or 'XSAVE').upper()} in an NMI; of general "
+        "registers IP and SP",
+    )
 
 
 def _pmu_offer(request: RecordRequest) -> Offer:

@@ -64,6 +64,33 @@ def sign_help(facts: Mapping[str, Any], steps: Sequence[Mapping[str, str]]) -> R
     return Group(*parts)
 
 
+def selftest_verdict(found: Mapping[str, Any]) -> RenderableType:
+    """A `perfxmm.selftest/1` for a report: everything that says where it holds."""
+    compared = found["compared"]
+    grid = _grid()
+    grid.add_row("perfxmm", found["version"])
+    for name, value in found["machine"].items():
+        grid.add_row(name, _plain(value or "unknown"))
+    grid.add_row("source", _plain(found["source"]))
+    if found["module"]:
+        module = dict(found["module"])
+        stats = module.pop("stats")
+        grid.add_row("module", _plain(", ".join(f"{name} {value}" for name, value in module.items()
+                                                if value not in (None, False))))  # fmt: skip
+        grid.add_row("statistics", _plain(", ".join(f"{name} {value}" for name, value
+                                                    in stats.items() if value)))  # fmt: skip
+    grid.add_row("held", _plain(found["held"]))
+    grid.add_row("snapshots", f"{compared['snapshots']:,} in {found['seconds']:g} s, "
+                 f"{compared['in_loop']:,} within the loop, {compared['believed']:,} believed")
+    grid.add_row("registers", ", ".join(f"{name} {count:,}" for name, count
+                                        in compared["registers"].items()) or "none")  # fmt: skip
+    grid.add_row("mismatches", f"{compared['mismatches']:,}")
+    for example in compared["examples"]:
+        grid.add_row("", _plain(example))
+    style = {"passed": "bold green", "failed": "bold red"}.get(found["verdict"], "bold yellow")
+    return Group(Text(f"selftest {found['verdict']}", style), _indent(grid))
+
+
 def _components(components: Sequence[Mapping[str, int]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
     for name in ("nr", "size", "offset", "alignment"):

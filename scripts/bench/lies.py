@@ -30,6 +30,9 @@ from support.dialect_lies import (  # noqa: E402
 from support.liar import KINDS  # noqa: E402
 from support.lie_check import DOUBTS, Found, Score, fitted, look, score, truth_of  # noqa: E402
 from support.simd_writer import Truth, recording  # noqa: E402
+from support.skews import SkewScore, skew, spoken_bits  # noqa: E402
+from support.stepper import BUILDS, can_run, executed, step  # noqa: E402
+from support.stepper import build as build_stepped  # noqa: E402
 from truth.harness import CROWDS, PROGRAMS, build, record  # noqa: E402
 
 from perfxmm.coherence import Verdict, reason_names  # noqa: E402
@@ -39,6 +42,10 @@ from perfxmm.kernel.dialects import O1, O2, R2, R6, M  # noqa: E402
 SHARE = 0.1
 GROUP_LIMITS = {"ownership": 1.0, "absence": 1.0, "zero fill": 1.0, "torn": 0.99}
 MOST_FALSE_ALARMS = 0.001
+SKEWS = (1, 2, 3, 4, -1, -2, -3, -4)
+LEAST_SKEWS_CAUGHT = 0.95
+# Of a program's steps, so many are one sample.
+STEPS_A_SAMPLE = 7
 
 
 def recorded(name: str, directory: Path, seconds: float, hz: int, most: int) -> Truth | None:
@@ -86,10 +93,12 @@ def dialect_lies(truth: Truth, path: Path) -> tuple[int, int, int, int]:
     return len(files), len(files) * len(truth), words, untrue
 
 
-def true_alarms(truth: Truth, path: Path) -> tuple[int, int, dict[str, int]]:
+def true_alarms(
+    truth: Truth, path: Path, side: list[bytes] | None = None
+) -> tuple[int, int, dict[str, int]]:
     """Snapshots of a true recording, of these doubted, and by which remark."""
     told = truth.with_sets("user", "intr")
-    found: Found = look(recording(told, M), path, told)
+    found: Found = look(recording(told, M, sideband=side or ()), path, told)
     doubted: dict[str, int] = {}
     alarms = 0
     for name in told.sets:
@@ -105,11 +114,41 @@ def true_alarms(truth: Truth, path: Path) -> tuple[int, int, dict[str, int]]:
     return len(told) * len(told.sets), alarms, doubted
 
 
+def skewed(
+    directory: Path, steps: int
+) -> tuple[list[tuple[str, SkewScore]], dict[str, Score], int, int]:
+    """IPs that are off, by build and steps; lies without a trace where code speaks; and snapshots
+    of the true steps, with how many of them were doubted."""
+    skews: list[tuple[str, SkewScore]] = []
+    kinds: dict[str, Score] = {}
+    true = alarms = 0
+    for name in BUILDS:
+        if not can_run(name):
+            print(f"{name}: skipped, this CPU cannot run it", file=sys.stderr)
+            continue
+        trace = step(build_stepped(directory, name), steps)
+        path = directory / "skewed.data"
+        spoken = spoken_bits(trace, path)
+        skews += [(name, skew(trace, k, spoken, path)) for k in SKEWS]
+        count, doubted, why = true_alarms(trace.truth, path, trace.side)
+        true, alarms = true + count, alarms + doubted
+        print(f"stepped {name}: {count:,} true snapshots, {doubted} doubted {why}",
+              file=sys.stderr)  # fmt: skip
+        samples = executed(trace.truth, range(0, steps, STEPS_A_SAMPLE))
+        samples.time_ns = samples.time_ns[0] + 1000 * np.arange(len(samples), dtype=np.uint64)
+        for kind in KINDS:
+            if kind.traceless:
+                found = score(kind, samples, directory, share=SHARE, side=trace.side)
+                kinds[kind.name] = add(kinds.get(kind.name), found)
+    return skews, kinds, true, alarms
+
+
 def main() -> int:
     args = parser(__doc__)
     args.add_argument("--samples", type=int, default=4000, help="of each program (4000)")
     args.add_argument("--seconds", type=float, default=4.0, help="of each recording (4)")
     args.add_argument("--hz", type=int, default=997, help="of each thread (997)")
+    args.add_argument("--steps", type=int, default=20_000, help="of each stepped build (20000)")
     args.add_argument("--programs", default=",".join(PROGRAMS), help="of tests/truth")
     asked = args.parse_args()
     begun = time.monotonic()
@@ -143,7 +182,16 @@ def main() -> int:
             held[program] = {"samples": len(truth), "alarms": doubted, "of": samples, "why": why}
             print(f"{program}: {len(truth):,} samples, {doubted} of {samples:,} doubted {why}",
                   file=sys.stderr)  # fmt: skip
+        skews, coded, stepped, stepped_alarms = skewed(directory, asked.steps)
     rows = _table(kinds)
+    rows += _skew_rows(skews)
+    for one in coded.values():
+        rows.append(Row(f"with code: {one.name}", one.recall, "recall",
+                        note=f"{one.caught:,} of {one.lies:,}, else silent; precision "
+                        f"{one.precision:.4f}"))  # fmt: skip
+    rows.append(Row("false alarms on true steps", stepped_alarms / max(stepped, 1), "share",
+                    at_most=MOST_FALSE_ALARMS,
+                    note=f"{stepped_alarms} of {stepped:,}"))  # fmt: skip
     rows.append(Row("dialect lies: classes shown untrue", dialect_untrue, "classes", at_most=0,
                     note=f"{files} files, {dialect_samples:,} samples, {dialect_words:,} words "
                     "shown"))  # fmt: skip
@@ -160,12 +208,12 @@ def main() -> int:
     if asked.json:
         document = json.loads(asked.json.read_text())
         document["kinds"] = [
-            {**{name: getattr(one, name) for name in one.__slots__},
-             "recall": one.recall, "precision": one.precision} if hasattr(one, "__slots__") else
             {**vars(one), "recall": one.recall, "precision": one.precision}
             for one in kinds.values()
         ]  # fmt: skip
         document["programs"] = held
+        document["skews"] = [{"build": name, **vars(one), "recall": one.recall}
+                             for name, one in skews]  # fmt: skip
         asked.json.write_text(json.dumps(document, indent=1) + "\n")
     return missed
 
@@ -188,6 +236,32 @@ def _table(kinds: dict[str, Score]) -> list[Row]:
         at_most=0, note=f"{sum(one.words for one in seen):,} words shown",
     ))  # fmt: skip
     return rows
+
+
+def _skew_rows(skews: list[tuple[str, SkewScore]]) -> list[Row]:
+    rows = []
+    for name, group in (("later", [one for _, one in skews if one.steps > 0]),
+                        ("earlier", [one for _, one in skews if one.steps < 0])):  # fmt: skip
+        for steps in (1, 2, 3, 4):
+            some = [one for one in group if abs(one.steps) == steps]
+            if some:
+                rows.append(_skew_row(f"skewed IP: {steps} {name}", some, None))
+    if skews:
+        everything = [one for _, one in skews]
+        rows.append(_skew_row("skewed IP: all", everything, LEAST_SKEWS_CAUGHT))
+    return rows
+
+
+def _skew_row(name: str, some: list[SkewScore], limit: float | None) -> Row:
+    def total(field: str) -> int:
+        return sum(int(getattr(one, field)) for one in some)
+
+    return Row(
+        name, total("caught") / max(total("spoken"), 1), "recall", at_least=limit,
+        note=f"{total('caught'):,} of {total('spoken'):,} ({total('late'):,} late); "
+        f"{total('words'):,} of {total('skewed'):,} change a register it speaks of; "
+        f"{total('proved'):,} uncaught have another class proved; {total('more')} beside",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

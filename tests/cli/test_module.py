@@ -26,7 +26,8 @@ def _plain(renderable: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("reload",), "module cannot 'reload'\n  use build, load, unload, status, sign-help"),
+        (("reload",),
+         "module cannot 'reload'\n  use build, load, unload, status, sign-help, selftest"),
         (("status", "--nmi", "ipi"), "module status does not take --nmi"),
         (("build", "--hz", "1", "--ssp"), "module build does not take --hz, --ssp"),
         (("load", "--headers", "/x"), "module load does not take --headers"),
@@ -34,7 +35,7 @@ def _plain(renderable: object) -> str:
         (("load", "--mask", "0"), "--mask '0' is not a mask"),
         (("load", "--file", "/none.ko", "--nmi", "timer"), "--nmi 'timer' is not known"),
     ],
-)
+)  # fmt: skip
 def test_what_it_does_not_take(arguments: tuple[str, ...], message: str) -> None:
     ran = run("module", *arguments)
     assert (ran.code, ran.out) == (2, "")

@@ -43,13 +43,21 @@ def test_signals_that_came_ignored(
     tmp_path: Path, number: signal.Signals, interrupted: bool
 ) -> None:
     """SIGINT ends the background job of a script all the same; nohup is nohup."""
-    command = ("sh", "-c", f"grep SigIgn /proc/$$/status; exec {workload('family.c')} spin 0.7")
-    with recorder(tmp_path / "a", number, *command) as record:
+    go = tmp_path / "go"
+    script = f"grep SigIgn /proc/$$/status; echo $$; until [ -e {go} ]; do :; done; exit 5"
+    with recorder(tmp_path / "a", number, "sh", "-c", script) as record:
+        assert record.stdout is not None
+        assert record.stderr is not None
+        ignored, pid = record.stdout.readline(), int(record.stdout.readline())
         record.stderr.readline()
         record.send_signal(number)
+        # The recorder waits a second for a command that it let go: this one then ends at once.
+        while interrupted and "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.01)
+        go.touch()
         said, errors = record.communicate()
     assert record.returncode == 0, errors
-    ignored, done = said.splitlines()
+    (done,) = said.splitlines()
     assert int(ignored.split()[1], 16) == 1 << (number - 1)  # the command has it as it was
     assert done == f"done 5 {interrupted}"
     assert (load(tmp_path / "a").result["stopped_by"] == "interrupted") is interrupted

@@ -7,7 +7,7 @@ import numpy as np
 from perfxmm.coherence.context import JudgeContext
 from perfxmm.coherence.rules_code import CODE_RULES, CodeEvidence
 from perfxmm.coherence.verdicts import Verdict
-from perfxmm.coherence.witness.testimony import Witness
+from perfxmm.coherence.witness.asking import Witness
 from perfxmm.snapshots.batch import I32, U64, SnapshotBatch
 
 
@@ -16,7 +16,7 @@ def apply(
 ) -> bool:
     """Asks the code about every set of a judged batch; see Witness.testify for the columns.
 
-    Notes the testimony with the batch (`Testimony.of`) and the reasons with the samples. Classes
+    Notes the statement with the batch (`Statement.of`) and the reasons with the samples. Classes
     that were coherent become late where a skid explains their set's contradiction; those that were
     coherent or late become unknown where nothing does, and late ones also by a skid: they were
     said to belong to this very IP. All classes of a set are of one instant, so one contradiction
@@ -25,9 +25,9 @@ def apply(
     """
     lost = False
     for name, registers in batch.sets.items():
-        testimony = witness.testify(batch, registers, ip, dso, offset)
-        testimony.note(batch, name)
-        evidence = CodeEvidence(batch, registers, context, testimony)
+        statement = witness.testify(batch, registers, ip, dso, offset)
+        statement.note(batch, name)
+        evidence = CodeEvidence(batch, registers, context, statement)
         before = registers.verdict
         for rule in CODE_RULES:
             mask = np.broadcast_to(np.asarray(rule.match(evidence)), (len(batch),))

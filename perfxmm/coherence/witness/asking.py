@@ -1,64 +1,25 @@
-"""What the code says of every sample of a batch."""
+"""Asks the code around the IPs of a batch what it says of the registers."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from perfxmm.coherence.verdicts import Verdict
 from perfxmm.coherence.witness.check import U8, Checklist, Shape, shapes_of
 from perfxmm.coherence.witness.places import Code, Place
 from perfxmm.coherence.witness.skid import downstream
+from perfxmm.coherence.witness.statement import Statement, believed_classes
 from perfxmm.program.flow import Flow
 from perfxmm.program.timeline import Timeline
-from perfxmm.snapshots.batch import I32, U64, VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.batch import I32, U64, Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.vocabulary import GPR_IP, REGS_ABI_64, CpuMode
 
 I64 = npt.NDArray[np.int64]
-# Columns of SnapshotBatch.extra that carry a set's testimony: this and the set's name.
-TESTIMONY = "code:"
 # What is kept for places is dropped altogether when it has grown to this.
 _MOST_ENTRIES = 50_000
 _MOST_CLAIMS = 1_000_000
 _OFFSET_BITS = 47
 _NEITHER = np.uint8(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Testimony:
-    """What the code says of one register set of n samples.
-
-    proved, contradicted: uint8 [n], bit i for class VERDICT_CLASSES[i]. A class that is in neither
-    is silent: the code says nothing of it. A class in which one claim fails is contradicted.
-    skid: uint8 [n], how many instructions on from the IP the registers fit; 0 where they are not
-    contradicted, or fit nowhere near.
-    """
-
-    proved: U8
-    contradicted: U8
-    skid: U8
-
-    @staticmethod
-    def silent(count: int) -> Testimony:
-        return Testimony(*(np.zeros(count, np.uint8) for _ in range(3)))
-
-    @staticmethod
-    def of(batch: SnapshotBatch, set_name: str) -> Testimony:
-        """As it was noted in the batch; silent where nothing was."""
-        packed = batch.extra.get(TESTIMONY + set_name)
-        if packed is None:
-            return Testimony.silent(len(batch))
-        parts = [(packed >> np.uint64(shift)).astype(np.uint8) for shift in (0, 8, 16)]
-        return Testimony(*parts)
-
-    def note(self, batch: SnapshotBatch, set_name: str) -> None:
-        """Keeps it with the batch."""
-        packed = self.proved.astype(np.uint64)
-        packed |= self.contradicted.astype(np.uint64) << np.uint64(8)
-        packed |= self.skid.astype(np.uint64) << np.uint64(16)
-        batch.extra[TESTIMONY + set_name] = packed
 
 
 class Witness:
@@ -75,7 +36,7 @@ class Witness:
 
     def testify(
         self, batch: SnapshotBatch, registers: RegisterSet, ip: U64, dso: I32, offset: U64,
-    ) -> Testimony:
+    ) -> Statement:
         """What the code at `ip` says of one judged set. ip: uint64 [n], the IP that the snapshot
         counts for; dso, offset: where its code is (timeline.Resolution).
 
@@ -85,8 +46,9 @@ class Witness:
         n = len(batch)
         believed = believed_classes(registers)
         rows = np.flatnonzero(_askable(batch, registers, ip) & (believed != 0) & (dso >= 0))
+        found = Statement(believed, *(np.zeros(n, np.uint8) for _ in range(3)))
         if not len(rows):
-            return Testimony.silent(n)
+            return found
         if self._list.size > _MOST_ENTRIES or self._list.claims > _MOST_CLAIMS:
             self._start_over()
         shapes, shape = shapes_of(registers, believed)
@@ -94,13 +56,11 @@ class Witness:
         rows = rows[fits[rows]]
         places = dso[rows].astype(np.int64) << (_OFFSET_BITS + 1)
         places |= offset[rows].astype(np.int64) << 1 | batch.exact_ip[rows]
-        entries = self._entries_of(places, [shapes[s] for s in shape[rows].tolist()]
-                                   if len(shapes) > 1 else shapes)  # fmt: skip
+        entries = self._entries_of(places, shapes, shape[rows])
         speaks = self._list.speaks(entries)
         asked = np.flatnonzero(speaks)
         wrong = np.zeros(len(rows), np.uint8)
         wrong[asked] = self._list.contradicted(registers, ip, rows[asked], entries[asked])
-        found = Testimony.silent(n)
         found.proved[rows] = speaks & ~wrong
         found.contradicted[rows] = wrong
         bad = np.flatnonzero(wrong)
@@ -109,15 +69,17 @@ class Witness:
             found.skid[rows[bad]] = self._skid(registers, ip, rows[bad], places[bad], shape_list)
         return found
 
-    def _entries_of(self, places: I64, shapes: list[Shape]) -> I64:
-        """Entry of each row. shapes: one for each row, or one for all."""
-        if len(shapes) == 1:
-            different, inverse = np.unique(places, return_inverse=True)
-            numbers = [self._entry(place, shapes[0]) for place in different.tolist()]
-            return np.array(numbers, np.int64)[inverse.reshape(-1)]
-        return np.array(
-            [self._entry(p, s) for p, s in zip(places.tolist(), shapes, strict=True)], np.int64
-        )
+    def _entries_of(self, places: I64, shapes: list[Shape], shape: I64) -> I64:
+        """Entry of each row, whose shape is shapes[shape[row]]."""
+        different, place = np.unique(places, return_inverse=True)
+        pairs, pair = np.unique(place.reshape(-1) * len(shapes) + shape, return_inverse=True)
+        known = different.tolist()
+        numbers = [
+            self._entry(known[both // len(shapes)], shapes[both % len(shapes)])
+            for both in pairs.tolist()
+        ]
+        entries: I64 = np.array(numbers, np.int64)[pair.reshape(-1)]
+        return entries
 
     def _entry(self, place: int, shape: Shape) -> int:
         found = self._entries.get((place, shape))
@@ -165,16 +127,6 @@ def _place(packed: int) -> Place:
     return Place(
         packed >> (_OFFSET_BITS + 1), packed >> 1 & (1 << _OFFSET_BITS) - 1, bool(packed & 1)
     )
-
-
-def believed_classes(registers: RegisterSet) -> U8:
-    """uint8 [n]: bit i where class VERDICT_CLASSES[i] is coherent or late."""
-    out = np.zeros(len(registers.abi), np.uint8)
-    for column in range(len(VERDICT_CLASSES)):
-        verdict = registers.verdict[:, column]
-        good = (verdict == np.uint8(Verdict.COHERENT)) | (verdict == np.uint8(Verdict.LATE))
-        out |= good.astype(np.uint8) << np.uint8(column)
-    return out
 
 
 def _askable(batch: SnapshotBatch, registers: RegisterSet, ip: U64) -> Bool:
