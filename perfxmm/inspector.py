@@ -45,13 +45,14 @@ _NO_MORE = (1 << 63, -1, -1, -1)
 class Inspector:
     """One recording under inspection. Call `run` or use up `lines`, then `result`.
 
-    Raises what opening a Reader raises.
+    What is left of a damaged head is told, too. Raises what opening a Reader raises, for what is no
+    recording at all.
     """
 
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, *, dialect: str | None = None
     ) -> None:
-        self._reader = reader = Reader(source, dialect)
+        self._reader = reader = Reader(source, dialect, lenient=True)
         self._parts = len(part_files(source))
         self._x86 = reader.arch in X86_ARCHES
         attrs, ids = [e.attr for e in reader.events], [e.ids for e in reader.events]
@@ -115,6 +116,7 @@ class Inspector:
             one["type"]: one["name"]
             for one in (features.get("pmu_mappings") or {}).get("value") or ()
         }
+        damage = self._all_damage()
         records = Counter(tally.records)
         for kind, count in self._reader.packed.items():
             records[kind] += count
@@ -130,13 +132,13 @@ class Inspector:
             lost_records=tally.lost_records, lost_samples=tally.lost_samples,
             throttled=records[RecordType.THROTTLE], unthrottled=records[RecordType.UNTHROTTLE],
             build_ids=self._build_ids(features), unknown=self._unknown(records),
-            damage=self._all_damage(),
+            damage=damage, damage_count=max(self._damage_count(), len(damage)),
             metadata=asdict(reader.metadata) if reader.metadata is not None else None,
             checked={
                 "samples": self._checked_samples, "of_samples": tally.samples.total(),
                 "bytes": self._checked_bytes, "of_bytes": self._bytes,
             },
-            complete=reader.complete and not self._all_damage(), notes=self._notes(),
+            complete=reader.complete and not damage, notes=self._notes(),
         )  # fmt: skip
 
     # --- the pass
@@ -324,6 +326,13 @@ class Inspector:
         found |= {(place(p.file_offset), p.what) for p in self._decoder.sideband_problems}
         return [{"offset": offset, "what": what} for offset, what in sorted(found)]
 
+    def _damage_count(self) -> int:
+        """All of it, though only so much is listed."""
+        return (
+            self._reader.damage_count + len(self._feature_damage) + self._tally.damaged
+            + self._decoder.damage_count
+        )  # fmt: skip
+
     def _notes(self) -> list[str]:
         notes = list(self._decoder.notes)
         checked, total = self._checked_samples, self._tally.samples.total()
@@ -345,7 +354,7 @@ def first_damage(found: Inspection) -> DamagedInput | None:
     """What to end with where the file is damaged; None where it is sound."""
     if not found.damage:
         return None
-    first, more = found.damage[0], len(found.damage) - 1
+    first, more = found.damage[0], found.damage_count - 1
     return DamagedInput(
         f"{first['what']}{f' (and {more:,} more)' if more else ''}", file=found.file,
         offset=first["offset"] if first["offset"] >= 0 else None,

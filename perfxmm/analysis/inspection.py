@@ -25,7 +25,8 @@ class Inspection:
     record_bytes: of all but the compressed. time_span: of all records and of samples, ns, None
     without times. cpus, threads: with sample counts. lost_records, lost_samples, throttled: counts.
     build_ids: path, build_id, and what they come from. unknown: what has no name here.
-    damage: offset and what, by offset. metadata: perfxmm's own, None where it did not write it.
+    damage: offset and what, by offset, the first 1,000 of each kind; damage_count: all there is.
+    metadata: perfxmm's own, None where it did not write it.
     checked: samples and bytes that were decoded too, not only counted.
     notes: what else there is to say, in words.
     """
@@ -48,6 +49,7 @@ class Inspection:
     build_ids: list[dict[str, str]]
     unknown: dict[str, Any]
     damage: list[dict[str, Any]]
+    damage_count: int
     metadata: dict[str, Any] | None
     checked: dict[str, int]
     complete: bool

@@ -193,7 +193,8 @@ def close(recording: Recording, policy: Policy, filters: Filters | None = None) 
         say(line)
     damage = recording.damage
     if damage:
-        more = f" (and {len(damage) - 1:,} more)" if len(damage) > 1 else ""
+        count = recording.damage_count
+        more = f" (and {count - 1:,} more)" if count > 1 else ""
         raise DamagedInput(
             f"{damage[0].what}{more}", file=recording.path,
             offset=damage[0].offset if damage[0].offset >= 0 else None,

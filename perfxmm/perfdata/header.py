@@ -74,7 +74,10 @@ class FileHead:
     bytes) as the header says, whether they can be or not. data_start, data_end: what can be read
     of the data. finished: the header was completed. compressed: some records hold others, as far
     as the features say. feature_bodies: bit -> (offset, bytes) in the recording's byte order;
-    feature_bytes: bit -> how many there are, which may be more than were kept.
+    feature_bytes: bit -> how many there are, which may be more than were kept. failure: why no
+    event can be read from it, None where one can, or where events are among the records.
+    misplaced: that there can be no data where the header puts them; data_start is where perf would
+    have put them.
     """
 
     pipe: bool
@@ -94,6 +97,8 @@ class FileHead:
     feature_bytes: dict[int, int] = field(default_factory=dict)
     tracepoint_names: dict[int, str] = field(default_factory=dict)
     gap_metadata: Metadata | None = None
+    failure: DamagedInput | None = None
+    misplaced: DamagedInput | None = None
 
     @property
     def order(self) -> str:
@@ -124,43 +129,52 @@ def check_magic(head: bytes, file: str) -> None:
 
 
 def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileHead:
-    """The head of a file or spooled pipe.
+    """The head of a file or spooled pipe, as far as it can be read.
 
-    Raises DamagedInput where nothing could be decoded with what there is; `report` gets
-    everything less than that.
+    `report` gets what is wrong with it, but for `FileHead.failure`. Raises DamagedInput for what
+    is no perf.data file.
     """
     check_magic(data[0 : len(MAGIC)], file)
     size = len(data)
-    if size < PIPE_HEADER_BYTES:
-        raise _cut("header", file, 0, PIPE_HEADER_BYTES, size)
     magic = data[0 : len(MAGIC)]
-    order = _byte_order(magic, data[8:24])
     name = (MAGIC_OLD if magic == MAGIC_OLD else MAGIC).decode()
+    order = _byte_order(magic, data[8:24])
+    if size < PIPE_HEADER_BYTES:
+        return _cut_head(data, name, order, _cut("header", file, 0, PIPE_HEADER_BYTES, size))
     header_bytes = int.from_bytes(data[8:16], order)
     if header_bytes == PIPE_HEADER_BYTES:
         return FileHead(True, PIPE_HEADER_BYTES, size, name, order, header_bytes)
     wanted = SHORT_HEADER_BYTES if header_bytes == SHORT_HEADER_BYTES else FILE_HEADER_BYTES
     if size < wanted:
-        raise _cut("header", file, 0, wanted, size)
+        return _cut_head(data, name, order, _cut("header", file, 0, wanted, size))
     if header_bytes not in (SHORT_HEADER_BYTES, FILE_HEADER_BYTES):
         report(Damage(8, f"the header says that it has {header_bytes} bytes, not {wanted}"))
     sign = "<" if order == "little" else ">"
     entry_bytes, *places = struct.unpack(f"{sign}7Q", data[16:SHORT_HEADER_BYTES])
     attrs, (data_at, data_bytes), types = zip(places[::2], places[1::2], strict=True)
-    if data_at > size or data_at < wanted:
-        raise DamagedInput(
-            "the data section lies outside the file", file=file, offset=32,
-            field="header.data.offset", wanted_bytes=data_at, available_bytes=size,
-        )
+    lost = data_at > size or data_at < wanted
+    if lost:
+        data_at = _behind_attrs(attrs, wanted, size)
+        data_bytes = size - data_at
     head = FileHead(
         False, data_at, min(data_at + data_bytes, size), name, order, header_bytes, entry_bytes,
-        attrs, (data_at, data_bytes), types,
+        attrs, (places[2], places[3]), types,
     )  # fmt: skip
     bits = _feature_bits(data[SHORT_HEADER_BYTES:wanted], order)
     if attrs[1]:
-        head.entries = _entries(data, file, head, report)
-    _overlaps(head, wanted, report)
+        try:
+            head.entries = _entries(data, file, head, report)
+        except DamagedInput as error:
+            head.failure = error
     _tracepoint_names(data, head, report)
+    if lost:
+        head.finished = False
+        head.misplaced = DamagedInput(
+            "the data section lies outside the file", file=file, offset=40,
+            field="header.data.offset", wanted_bytes=places[2], available_bytes=size,
+        )
+        return head
+    _overlaps(head, wanted, report)
     table_at = data_at + data_bytes
     if data_bytes == 0 and not _is_table(data, head, bits, table_at):
         # Where the recorder did not live to finish the header, the data go to the file's end.
@@ -173,6 +187,24 @@ def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileH
         _feature_sections(data, bits, table_at, head, report)
     head.gap_metadata = _gap(data, sum(attrs), data_at, report)
     return head
+
+
+def _cut_head(data: Bytes, name: str, order: ByteOrder, failure: DamagedInput) -> FileHead:
+    """What there is of a header that the file ends in: the numbers that are whole."""
+    size = len(data)
+    raw = data[8 : min(size, SHORT_HEADER_BYTES) // 8 * 8]
+    numbers = [int.from_bytes(raw[at : at + 8], order) for at in range(0, len(raw), 8)]
+    numbers += [0] * (8 - len(numbers))
+    return FileHead(
+        False, size, size, name, order, numbers[0], numbers[1], (numbers[2], numbers[3]),
+        (numbers[4], numbers[5]), (numbers[6], numbers[7]), finished=False, failure=failure,
+    )  # fmt: skip
+
+
+def _behind_attrs(attrs: tuple[int, int], header_bytes: int, size: int) -> int:
+    """Where perf puts the data: behind the attrs, or the header where those are nowhere."""
+    after = sum(attrs)
+    return after if header_bytes <= after <= size else header_bytes
 
 
 def _byte_order(magic: bytes, behind: bytes) -> ByteOrder:
@@ -222,7 +254,7 @@ def _entries(
     count = total // entry_bytes
     if not count or count > MOST_EVENTS:
         raise DamagedInput(
-            f"the file has {count} events", file=file, offset=24, field="header.attrs.size",
+            f"the file has {count} events", file=file, offset=32, field="header.attrs.size",
             why="a recording has at least one, and not that many",
         )
     entries, room = [], _MOST_IDS

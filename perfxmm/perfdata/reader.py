@@ -26,6 +26,7 @@ from perfxmm.kernel.layout import X86_ARCHES
 from perfxmm.kernel.traceformat import TraceFormat
 from perfxmm.perfdata import pipe, snapshotinfo
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock
+from perfxmm.perfdata.damagelog import DamageLog
 from perfxmm.perfdata.directory import Part, merge, part_files, quiet
 from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
@@ -35,6 +36,7 @@ from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_meta
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.scanner import scan
 from perfxmm.perfdata.source import Mapped, open_input
 from perfxmm.perfdata.swap import attr_of_samples, normalise, swap_build_ids
@@ -42,7 +44,6 @@ from perfxmm.perfdata.tracing import TracingError, tracepoint_formats, tracepoin
 
 __all__ = ["BLOCK_RECORDS", "Damage", "Event", "Reader", "RecordBlock"]
 
-_MOST_DAMAGE = 1000
 _CUT_WHILE_READ = "the file was cut off here while it was read"
 # e_machine of ELF files (elf.h) for feature E_MACHINE: x86 ones have register masks of their own.
 _X86_E_MACHINES = {3: "i686", 62: "x86_64"}
@@ -52,12 +53,15 @@ class Reader:
     """One recording.
 
     source: path (of a file, or of a directory that `perf record --threads` made), "-" for stdin,
-    or a binary file object. dialect: overrides detection.
+    or a binary file object. dialect: overrides detection. lenient: what cannot be decoded for want
+    of events is opened all the same, with none or with those that can be read, and the reason is
+    among the damage.
 
     head: what the header says. byte_order: "little" or "big", of the file; all that is given here
     is little-endian. events: in file order. metadata: None where perfxmm did not write it.
-    features: decoded features by name, others as raw bytes by "bit N". damage: grows while blocks
-    are read. unordered: records that came too late for time order, after `ordered_blocks`.
+    features: decoded features by name, others as raw bytes by "bit N". damage,
+    damage_count: grow while blocks are read. unordered: records that came too late for time order,
+    after `ordered_blocks`.
     snapshot_formats: tracepoint number -> format, of system snapshotinfo.SYSTEM; empty where no
     event is a tracepoint, or the recording does not keep them.
     packed: how many records, by type, were unpacked and do not appear in blocks.
@@ -75,11 +79,12 @@ class Reader:
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | BinaryIO, dialect: Dialect | str | None = None
+        self, source: str | os.PathLike[str] | BinaryIO, dialect: Dialect | str | None = None, *,
+        lenient: bool = False,
     ) -> None:
+        self._lenient = lenient
         self._asked_dialect = _dialect(dialect)
-        self.damage: list[Damage] = []
-        self._reported: set[Damage] = set()
+        self._damage = DamageLog()
         self.features: dict[str, Any] = {}
         self.metadata: Metadata | None = None
         self.unordered = 0
@@ -92,12 +97,16 @@ class Reader:
             raise AssertionError("empty input passed the magic check")
         self._mapped = self._in_file = mapped
         self.head = head = read_head(mapped, self.file, self._report)
+        if head.misplaced is not None:
+            self._look_for_data(head, head.misplaced)
+        if head.failure is not None:
+            self._fail(head.failure)
         self.pipe, self.byte_order = head.pipe, head.byte_order
         self.data_start, self.data_end = head.data_start, head.data_end
         if head.byte_order == "big":
             self._normalise(head)
         names: dict[int, str] = {}
-        if head.pipe or not head.entries:
+        if head.pipe or not (head.entries or head.failure):
             names = self._collect(head)
         head.compressed |= bool(self.packed)
         # What perfxmm wrote itself has no compressed records, so need not be looked through.
@@ -118,6 +127,16 @@ class Reader:
         else:
             result = self.metadata.result
             self._header_finished &= OUTPUT_ERROR not in result and bool(result or not head.pipe)
+
+    @property
+    def damage(self) -> list[Damage]:
+        """The first MOST_LISTED places where something is wrong."""
+        return self._damage.listed
+
+    @property
+    def damage_count(self) -> int:
+        """All places met so far, listed or not."""
+        return self._damage.count
 
     @property
     def complete(self) -> bool:
@@ -230,9 +249,23 @@ class Reader:
 
     def _report(self, damage: Damage) -> None:
         # Blocks may be read more than once, and a hostile file has damage without end.
-        if damage not in self._reported and len(self.damage) < _MOST_DAMAGE:
-            self._reported.add(damage)
-            self.damage.append(damage)
+        self._damage.add(damage)
+
+    def _fail(self, error: DamagedInput) -> None:
+        """Raises it, or goes on without events that can be told apart."""
+        if not self._lenient:
+            raise error
+        why = f": {error.why}" if error.why else ""
+        self._report(Damage(error.offset or 0, f"{error.what}{why}"))
+
+    def _look_for_data(self, head: FileHead, error: DamagedInput) -> None:
+        """Tells that the data are not where the header puts them. Fails where they are nowhere."""
+        search = Resync(self._mapped.view, head.data_end)
+        if search.find(head.data_start, 1) is None:
+            self._fail(error)
+            return
+        where = f"records are looked for from {head.data_start:#x} on"
+        self._report(Damage(error.offset or 0, f"{error.what}; {where}"))
 
     def _normalise(self, head: FileHead) -> None:
         """Goes over to a little-endian data section."""
@@ -249,15 +282,13 @@ class Reader:
         """What a stream has as records; a file may have its events there too."""
         found = pipe.collect(self._quiet_blocks(), self._report)
         if not found.entries:
-            if not head.pipe:
-                raise DamagedInput(
-                    "the file has 0 events", file=self.file, offset=24,
-                    field="header.attrs.size", why="a recording has at least one",
-                )
-            raise DamagedInput(
+            self._fail(DamagedInput(
                 "the stream has no events", file=self.file, offset=head.data_start,
                 record_type="HEADER_ATTR", why="it ends, or is damaged, before the first of them",
-            )
+            ) if head.pipe else DamagedInput(
+                "the file has 0 events", file=self.file, offset=32, field="header.attrs.size",
+                why="a recording has at least one",
+            ))  # fmt: skip
         head.entries = found.entries
         head.tracepoint_names |= found.tracepoint_names
         if found.tracing is not None and any(_is_tracepoint(e.data) for e in found.entries):
@@ -403,7 +434,8 @@ class Reader:
                 len(events), name or event_name(attr, pmus), attr, entry.ids, entry.data,
                 entry.offset,
             ))  # fmt: skip
-        if damage is not None and not (events and all(map(_samples_have_ids, events))):
+        told_apart = events and all(map(_samples_have_ids, events))
+        if damage is not None and not told_apart and not self._lenient:
             raise damage  # nothing would tell its samples from those of the others
         return events
 

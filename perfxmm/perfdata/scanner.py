@@ -50,7 +50,7 @@ _WITH_PAYLOAD = (np.uint64(RecordType.HEADER_TRACING_DATA), np.uint64(RecordType
 _TYPE = np.uint64(0xFFFFFFFF)
 _LAST = "the last record is cut short"
 # Bits of a header of which a record of the kernel, up to type 63, has none.
-_WEIRD = np.uint64(7 << 48 | 0xFFFFFFC0)
+_WEIRD = 7 << 48 | 0xFFFFFFC0
 # Types from here on are not likely ever to exist.
 _MOST_LIKELY_TYPE = np.uint64(128)
 # So often a record before damage is looked into; it costs more than finding what is behind.
@@ -210,10 +210,9 @@ class _Scanner:
             headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
-        weird = headers & _WEIRD
-        if weird.any():
+        if len(headers) and int(np.bitwise_or.reduce(headers)) & _WEIRD:
             offsets, headers, after, damage = self._look_closer(
-                offsets, headers, after, damage, np.flatnonzero(weird)
+                offsets, headers, after, damage, np.flatnonzero(headers & np.uint64(_WEIRD))
             )
         if damage is None and self._whole and self._doubtful(after):
             damage = self._damage_at(after)

@@ -25,6 +25,7 @@ MOST_THREADS = 100_000
 MOST_CPUS = 65_536
 MOST_BUILD_IDS = 100_000
 MOST_TYPES = 4_096
+_MOST_REPORTED = 1000  # of one kind in one block
 _DENSE = 1 << 20  # a table of so many small integers is cheaper than sorting
 _FIRST_TOOL_TYPE = 64
 _LOW = np.uint64(0xFFFFFFFF)
@@ -97,6 +98,10 @@ class HeadReader:
         offsets = block.offsets if whole else block.offsets[rows]
         sizes = (block.sizes if whole else block.sizes[rows]).astype(np.int64)
         words = _Words(block, offsets, sizes)
+        if not self.plans:
+            return SampleHeads(
+                rows, np.full(len(rows), -1), {}, np.zeros(len(rows), np.bool_)
+            )  # fmt: skip
         event = self._events(words, len(rows))
         least = self._least[0] if len(self._least) == 1 else self._least[np.maximum(event, 0)]
         fields: dict[str, U64] = {}
@@ -169,7 +174,8 @@ class Tally:
     records: by record type. samples: by event index, -1 for ids that are no event's.
     threads: samples by (pid, tid). comms: last name of each tid; parents: tid of who made it.
     cpus: samples by CPU. lost_records, lost_samples: as LOST and LOST_SAMPLES say.
-    build_ids: by path, from MMAP2 records. cut: what was too much to be remembered.
+    build_ids: by path, from MMAP2 records. damaged: samples that `report` got, or would have got
+    were they not too many. cut: what was too much to be remembered.
     """
 
     attrs: Sequence[EventAttr]
@@ -185,6 +191,7 @@ class Tally:
     build_ids: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
     lost_records: int = 0
     lost_samples: int = 0
+    damaged: int = 0
     time: Span = field(default_factory=Span)
     sample_time: Span = field(default_factory=Span)
     cut: set[str] = field(default_factory=set)
@@ -265,15 +272,19 @@ class Tally:
                 self.cut.add("threads")
 
     def _check(self, block: RecordBlock, heads: SampleHeads) -> None:
+        if not self.heads.plans:
+            return
+        stray = heads.event < 0
         sizes = block.sizes if len(heads.rows) == len(block) else block.sizes[heads.rows]
         bad = (
-            (heads.too_short, "the sample is shorter than its event's samples can be"),
-            ((sizes & 7) != 0, "the record's size is impossible"),
-            (heads.event < 0, "the sample's id is no event's"),
+            ((sizes & 7) != 0, "the sample's size is no multiple of 8"),
+            (stray, "the sample's id is no event's"),
+            (heads.too_short & ~stray, "the sample is shorter than its event's samples can be"),
         )
         for mask, what in bad:
             if mask.any():
-                for row in heads.rows[mask][:1000]:
+                self.damaged += int(np.count_nonzero(mask))
+                for row in heads.rows[mask][:_MOST_REPORTED]:
                     self.report(Damage(block.file_base + int(block.offsets[row]), what))
 
     def _others(self, block: RecordBlock, kinds: Counter[int]) -> None:

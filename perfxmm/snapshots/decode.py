@@ -74,7 +74,8 @@ class Decoder:
         become the set `intr`; one of the kernel's that they might have is not read.
     arch: the recording machine's name (uname -m). Register sets of one that is no x86 are passed
         over by their size; everything else is read.
-    problems: the first MOST_PROBLEMS samples left out; damaged: how many of each kind, in all.
+    problems: the first MOST_PROBLEMS samples left out, or of an uneven size; damaged: how many of
+        each kind were left out; strange: how many had an uneven size.
     settled: by event, its dialect and what its first samples say of that (`settle`). It changes
         when they are met, before they are decoded: read attrs from there.
     trust_attrs: the caller knows the dialect; samples do not overrule it.
@@ -95,6 +96,7 @@ class Decoder:
         self.settled: list[Settlement] = [first_settlement(event.attr) for event in events]
         self.problems: list[SampleProblem] = []
         self.damaged: Counter[str] = Counter()
+        self.strange = 0
         self.longer: Counter[int] = Counter()
         self._notes: list[str] = []
         plans = self.plans
@@ -144,6 +146,11 @@ class Decoder:
         return self._sideband.problems
 
     @property
+    def damage_count(self) -> int:
+        """Samples and side-band records that are not as they should be, listed or not."""
+        return self.damaged.total() + self.strange + self._sideband.damaged.total()
+
+    @property
     def notes(self) -> list[str]:
         """What was found out about the recording as a whole, in words. Grows with the blocks."""
         return [*self._notes, *(
@@ -152,9 +159,14 @@ class Decoder:
             for event, count in sorted(self.longer.items())
         )]  # fmt: skip
 
-    def report(self, event: int, file_offsets: I64, what: str) -> None:
-        """Counts samples that are left out."""
-        self.damaged[what] += len(file_offsets)
+    def report(
+        self, event: int, file_offsets: I64, what: str, *, left_out: bool = True
+    ) -> None:
+        """Counts samples that are left out, or are strange in a way that perf does not mind."""
+        if left_out:
+            self.damaged[what] += len(file_offsets)
+        else:
+            self.strange += len(file_offsets)
         room = MOST_PROBLEMS - len(self.problems)
         self.problems += [SampleProblem(int(at), what, event) for at in file_offsets[:room]]
 
@@ -260,12 +272,15 @@ class _BatchBuilder:
         )
         self.misc = block.misc
         self.good: Bool = np.ones(len(sizes), np.bool_)
+        self.uneven: Bool | None = None
         ends = self.offsets + sizes
         if len(sizes) and (
             int(np.bitwise_or.reduce(sizes)) & 7 or int(sizes.min()) < WORD_BYTES
             or int(ends.max()) > len(block.buffer)
         ):  # fmt: skip
-            impossible = (sizes & 7 != 0) | (sizes < WORD_BYTES) | (ends > len(block.buffer))
+            self.uneven = sizes & 7 != 0
+            sizes &= ~7
+            impossible = (sizes < WORD_BYTES) | (ends > len(block.buffer))
             self.leave_out(-1, np.flatnonzero(impossible), "the record's size is impossible")
             # What stays in these rows does not matter as long as it can be read.
             sizes[impossible] = 0
@@ -432,6 +447,12 @@ class _BatchBuilder:
 
     def _finish(self) -> SnapshotBatch:
         good = self.good
+        if self.uneven is not None:
+            self.decoder.report(
+                -1, self.file_offset[self.uneven & good],
+                "the sample's size is no multiple of 8; what is behind its last word is not read",
+                left_out=False,
+            )  # fmt: skip
         keep: Bool | slice = slice(None) if bool(np.all(good)) else good
         sets = {}
         for name, columns in self.sets.items():

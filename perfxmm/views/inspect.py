@@ -120,7 +120,8 @@ def _records(found: Inspection) -> Iterator[str]:
     checked = found.checked
     if checked["samples"] < checked["of_samples"]:
         yield (
-            f"  only the first {checked['samples']:,} samples were decoded; all were counted"
+            f"  only the first {checked['samples']:,} samples were decoded, so damage inside of "
+            "others is not seen here (--records decodes all)"
         )
 
 
@@ -219,10 +220,12 @@ def _unknown(found: Inspection) -> Iterator[str]:
 
 def _damage(found: Inspection) -> Iterator[str]:
     yield ""
-    yield f"Damage: {len(found.damage) if found.damage else 'none found'}"
+    yield f"Damage: {f'{found.damage_count:,}' if found.damage else 'none found'}"
     for one in found.damage:
         place = f"{one['offset']:#x}" if one["offset"] >= 0 else "?"
         yield f"  {place:>10}  {one['what']}"
+    if found.damage_count > len(found.damage):
+        yield f"  and {found.damage_count - len(found.damage):,} more that are not listed"
 
 
 def _notes(found: Inspection) -> Iterator[str]:

@@ -298,13 +298,24 @@ def test_bad_ids_and_features_are_damage_and_not_the_end() -> None:
     ({"attr_entry_size": 10}, "impossible size for attr entries"),
     ({"attrs_size": 1 << 40}, "cut off before its first record"),
     ({"attrs_size": 0}, "the file has 0 events"),
-    ({"data_offset": 1 << 40}, "data section lies outside"),
-    ({"data_offset": 3}, "data section lies outside"),
+    ({"data_offset": 1 << 40, "attrs_size": 0}, "the file has 0 events"),
 ])  # fmt: skip
 def test_impossible_headers(change: dict[str, int], words: str) -> None:
     with pytest.raises(DamagedInput, match=words) as caught:
         reader(PerfFile(records=MIXED, **change).build())
     assert caught.value.offset is not None
+
+
+@pytest.mark.parametrize("offset", [1 << 40, 3])
+def test_data_that_are_not_where_the_header_puts_them(offset: int) -> None:
+    """They are found behind the attrs, where perf puts them; or it is no recording."""
+    source = reader(PerfFile(records=MIXED, data_offset=offset).build())
+    assert records(source) == MIXED
+    assert [d.offset for d in source.damage] == [40]
+    assert not source.complete
+    with pytest.raises(DamagedInput, match="data section lies outside") as caught:
+        reader(PerfFile(records=[], data_offset=offset).build())
+    assert caught.value.offset == 40
 
 
 def test_attr_size_beyond_what_is_known_is_kept() -> None:
