@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -265,8 +265,11 @@ class Recording:
     def judged(
         self, policy: Policy, *, columns: Collection[str] = ("gprs", "vectors", "predicates"),
         batch_samples: int = BATCH_SAMPLES, filters: Filters | None = None, ordered: bool = True,
+        decoded: Callable[[SnapshotBatch, JudgeContext], None] | None = None,
     ) -> Iterator[SnapshotBatch]:
         """Like `snapshots`, but masks and counts still say what was *delivered*.
+
+        decoded: is given each batch before it is judged.
 
         Values that `policy` does not show are zero: ask `policy.visible` before reading one. This
         is what views and exports take, which tell "withheld" from "not delivered".
@@ -294,7 +297,10 @@ class Recording:
                 if COOKIES not in columns:
                     del batch.extra[COOKIES]
             self._take_dialects()
-            coherence.judge(batch, self._context())
+            context = self._context()
+            if decoded is not None:
+                decoded(batch, context)
+            coherence.judge(batch, context)
             self._count_twins(batch)
             self._resolve(batch)
             account.read += len(batch)
@@ -417,12 +423,17 @@ class Recording:
         if self._settled == self._decoder.settled:
             return
         self._settled = list(self._decoder.settled)
-        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        release = str(self.features.get("osrelease") or "")
+        proven = (
+            self._reader.dialect_given or dialects.merged_release(release)
+            # What the recorder asked the kernel itself.
+            or (self.metadata is not None and self.metadata.probes.get("whole_classes") is True)
+        )
         self._contexts = tuple(
             event_context(
                 said.attr, event.name, self._reader.arch,
                 snapshots=event.index in self._decoder.snapshots,
-                merged_proven=given or dialects.merged_release(release),
+                merged_proven=proven,
             )
             for said, event in zip(self._settled, self.events, strict=True)
         )

@@ -30,7 +30,7 @@ CLASS_NEEDS: dict[str, str] = {
 # written bytes only: no CPU with APX was at hand.
 SIGTRAP_CLASSES = ("gpr", "xmm", "ymm", "zmm", "opmask", "egpr")
 # Best first: the order in which `record --source auto` tries them.
-SOURCE_ORDER = ("pmu", "sigtrap")
+SOURCE_ORDER = ("pmu", "nmi", "sigtrap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Facts:
     cpu_classes: classes that /proc/cpuinfo's flags promise. enabled_classes: those whose state
     components the kernel has switched on (XCR0), None where that could not be read.
     pmu_classes: (set, precise_ip) -> classes that probing proved. pmu_dialect: "M", "O1" or "L".
-    tracepoint_nmi: the xsaves_nmi module's tracepoint is there.
+    nmi_trials, nmi_classes, nmi_detail: of source nmi; no classes where its module is not loaded.
     """
 
     tool_version: str
@@ -78,7 +78,9 @@ class Facts:
     sigtrap_trials: Sequence[Trial]
     interrupt_trials: Sequence[Trial]
     attach: Limit
-    tracepoint_nmi: bool
+    nmi_trials: Sequence[Trial] = ()
+    nmi_classes: Sequence[str] = ()
+    nmi_detail: str = ""
     limits: Sequence[Limit] = ()
     binding: Mapping[str, str] = field(default_factory=dict)
     probes: Sequence[Mapping[str, Any]] = ()
@@ -221,12 +223,17 @@ def _sigtrap(facts: Facts) -> SourceState:
 
 
 def _nmi(facts: Facts) -> SourceState:
-    if facts.tracepoint_nmi:
-        why, step = "the xsaves_nmi module is loaded, but this release cannot record from it", ""
-    else:
-        why = "it needs the xsaves_nmi kernel module, which this release does not ship yet"
-        step = "the other sources need no module"
-    return SourceState("nmi", False, why=why, next_step=step)
+    failed = next((trial for trial in facts.nmi_trials if not trial.ok), None)
+    if failed is None and facts.nmi_classes:
+        return SourceState(
+            "nmi", True, dict.fromkeys(facts.nmi_classes, "intr"), facts.nmi_detail,
+            facts.nmi_trials,
+        )  # fmt: skip
+    return SourceState(
+        "nmi", False, trials=facts.nmi_trials,
+        why=failed.why if failed else "the kernel module xsaves_nmi is not loaded",
+        next_step=failed.next_step if failed else "perfxmm module build, then load",
+    )
 
 
 def _class(name: str, facts: Facts, sources: Sequence[SourceState]) -> ClassState:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from perfxmm import __version__
 from perfxmm.analysis.capability import Facts, Limit, Trial
@@ -22,6 +23,8 @@ from perfxmm.kernel.probe import Capabilities, probe
 from perfxmm.kernel.pybinding import HERE, PerfBinding
 from perfxmm.kernel.situation import SECCOMP_NAMES, Situation, survey
 from perfxmm.kernel.syscalls import Kernel, linux_kernel
+from perfxmm.sources import nmi
+from perfxmm.sources.kmodule.state import read_state
 from perfxmm.xstate.components import classes_in
 from perfxmm.xstate.cpuid import xgetbv
 
@@ -69,8 +72,8 @@ def gather(
         pmu_classes=dict(found.delivered), pmu_dialect=found.simd_dialect,
         sigtrap_trials=[_sigtrap_trial(kernel, situation)],
         interrupt_trials=[_trace_trial(trace or trace_a_child, situation)],
-        attach=_attach(situation), tracepoint_nmi=(base / "sys/module/xsaves_nmi").is_dir(),
-        limits=_limits(situation), binding=binding.inspect().to_dict(),
+        attach=_attach(situation), **_nmi_facts(base, situation), limits=_limits(situation),
+        binding=binding.inspect().to_dict(),
         probes=[one.to_dict() for one in found.probes], xen=cpu.xen,
     )  # fmt: skip
 
@@ -144,6 +147,30 @@ def _trace_trial(trace: Callable[[], None], situation: Situation) -> Trial:
         explained = explain_ptrace(error, os.getpid(), situation)
         return _failed(what, call, error.errno or errno.EIO, explained)
     return Trial(what, call, "ok")
+
+
+def _nmi_facts(base: Path, situation: Situation) -> dict[str, Any]:
+    """What there is to say of source nmi, by the fields of Facts."""
+    state = read_state(base)
+    loaded = "kernel module xsaves_nmi"
+    if state.status is None:
+        return {"nmi_trials": [Trial(loaded, "init_module", state.state, state.why,
+                                     state.next_step)]}  # fmt: skip
+    trials = [Trial(loaded, "init_module", "ok")]
+    refused = nmi.refusal(situation, base)
+    what, call = "raw data of its tracepoint", "perf_event_open"
+    if isinstance(refused, PermissionDenied):
+        trials.append(_failed(what, refused.call, refused.errno, refused))
+    elif refused is not None:
+        trials.append(Trial(what, call, "ENOENT", refused.why, refused.next_step))
+    else:
+        trials.append(Trial(what, call, "ok"))
+    status = state.status
+    return {
+        "nmi_trials": trials, "nmi_classes": nmi.delivered(status),
+        "nmi_detail": f"{status.instruction or 'XSAVE'} in an NMI by {status.nmi}; of general "
+        "registers IP and SP",
+    }  # fmt: skip
 
 
 def _failed(what: str, call: str, number: int, explained: PerfxmmError) -> Trial:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from support.fake_kernel import ICE_LAKE_7_3, ICE_LAKE_MERGED, NO_PMU, TIGERLAKE, FakeKernel, Model
 
-from perfxmm.errors import NotSupported, UsageError
+from perfxmm.errors import NotSupported, PerfxmmError, PermissionDenied, UsageError
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import PerfType
 from perfxmm.sources.base import RecordRequest, RecordResult, RequestedEvent
 from perfxmm.sources.classes import EVERYDAY
 from perfxmm.sources.select import Choice, Offer, choose, machine_offers
 
-NO_MODULE = "it needs the xsaves_nmi kernel module, which this release does not ship yet"
+NO_MODULE = "the kernel module xsaves_nmi is not loaded"
 
 
 @dataclass
@@ -40,13 +40,22 @@ class MadeUp:
 def offers(
     *, pmu: tuple[str, ...] = EVERYDAY, sigtrap: tuple[str, ...] = EVERYDAY, no_pmu: str = "",
     no_sigtrap: str = "", pmu_refuses: str | None = None, sigtrap_refuses: str | None = None,
+    nmi: tuple[str, ...] = (), nmi_denied: str = "", nmi_refuses: str | None = None,
 ) -> dict[str, Offer]:  # fmt: skip
+    refusal: PerfxmmError | None = None
+    if nmi_denied:
+        refusal = PermissionDenied("denied", call="perf_event_open", errno=1, why=nmi_denied)
+    elif not nmi:
+        refusal = NotSupported("source 'nmi' cannot be used here", why=NO_MODULE, next_step="load")
     return {
         "pmu": Offer(pmu, ("intr",), lambda: MadeUp("pmu", pmu_refuses), "by the kernel", no_pmu),
         "sigtrap": Offer(
             sigtrap, ("user",), lambda: MadeUp("sigtrap", sigtrap_refuses), "by a stop", no_sigtrap
         ),
-        "nmi": Offer((), (), lambda: MadeUp("nmi"), "", NO_MODULE),
+        "nmi": Offer(
+            nmi, ("intr",), lambda: MadeUp("nmi", nmi_refuses), "in an NMI", refusal=refusal,
+            not_installed=not nmi and not nmi_denied,
+        ),
     }
 
 
@@ -70,6 +79,18 @@ CHOSEN: list[tuple[str, tuple[str, ...] | None, dict[str, Any], str, tuple[str, 
      f"source sigtrap (pmu: this machine has no core PMU): {ALL}; by a stop", EVERYDAY, "user"),
     ("auto", None, {"pmu_refuses": "not with this event"},
      f"source sigtrap (pmu: not with this event): {ALL}; by a stop", EVERYDAY, "user"),
+    # Source nmi comes in between where its module is loaded, and is not spoken of where it is not.
+    ("auto", None, {"no_pmu": "no PMU", "nmi": EVERYDAY},
+     f"source nmi (pmu: no PMU): {ALL}; in an NMI", EVERYDAY, "intr"),
+    ("auto", None, {"nmi": EVERYDAY}, f"source pmu (the kernel samples these registers itself): "
+     f"{ALL}; by the kernel", EVERYDAY, "intr"),
+    ("auto", None, {"no_pmu": "no PMU", "nmi_denied": "raw data needs CAP_PERFMON"},
+     f"source sigtrap (pmu: no PMU; nmi: raw data needs CAP_PERFMON): {ALL}; by a stop", EVERYDAY,
+     "user"),
+    ("auto", None, {"no_pmu": "no PMU", "nmi": EVERYDAY, "nmi_refuses": "not this event"},
+     f"source sigtrap (pmu: no PMU; nmi: not this event): {ALL}; by a stop", EVERYDAY, "user"),
+    ("nmi", ("gpr", "xmm"), {"nmi": EVERYDAY}, "source nmi (asked for): gpr, xmm; in an NMI",
+     ("gpr", "xmm"), "intr"),
     # A class that only the other source has decides; a narrower one does not.
     ("auto", ("gpr", "xmm", "ymm"), {"pmu": ("gpr", "xmm")},
      "source sigtrap (pmu: available here: gpr, xmm): gpr, xmm, ymm; by a stop",
@@ -128,7 +149,7 @@ REFUSED: list[tuple[str, tuple[str, ...] | None, dict[str, Any], str, str, str]]
      "source 'sigtrap' cannot serve this request", "it stops threads", DOCTOR),
     ("pmu", ("gpr", "zmm"), {"pmu": ("gpr", "xmm")}, "register class zmm cannot be sampled",
      "available here: gpr, xmm", CLASSES_STEP),
-    ("nmi", None, {}, "source 'nmi' cannot be used here", NO_MODULE, DOCTOR),
+    ("nmi", None, {}, "source 'nmi' cannot be used here", NO_MODULE, "load"),
 ]
 
 
