@@ -423,12 +423,17 @@ class Recording:
         if self._settled == self._decoder.settled:
             return
         self._settled = list(self._decoder.settled)
-        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        release = str(self.features.get("osrelease") or "")
+        proven = (
+            self._reader.dialect_given or dialects.merged_release(release)
+            # What the recorder asked the kernel itself.
+            or (self.metadata is not None and self.metadata.probes.get("whole_classes") is True)
+        )
         self._contexts = tuple(
             event_context(
                 said.attr, event.name, self._reader.arch,
                 snapshots=event.index in self._decoder.snapshots,
-                merged_proven=given or dialects.merged_release(release),
+                merged_proven=proven,
             )
             for said, event in zip(self._settled, self.events, strict=True)
         )
