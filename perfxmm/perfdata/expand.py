@@ -20,8 +20,9 @@ import numpy as np
 
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.allocation import keep_freed_memory
-from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock
+from perfxmm.perfdata.blocks import HEADER_BYTES, U8, Damage, RecordBlock
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.scanner import RecordEnds
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
@@ -80,6 +81,7 @@ class _Job:
         self._spool = spool
         self._origins = origins
         self._ends = RecordEnds()
+        self._astray = False  # what was written last does not end with a record
         self._written = 0
         # Not written yet; begins with a record. The first of it may be a record's beginning that
         # is already known to be no more than that.
@@ -122,17 +124,31 @@ class _Job:
         if self._waiting_bytes == self._known:
             return
         waiting = b"".join(self._waiting)
-        end = self._ends.last(np.frombuffer(waiting, np.uint8))
+        end = self._whole_records(np.frombuffer(waiting, np.uint8))
         self._write(memoryview(waiting)[:end])
         rest = waiting[end:]
-        if len(rest) >= HEADER_BYTES:
-            size = int.from_bytes(rest[6:8], "little")
-            if size < HEADER_BYTES:
-                at = self._origins.of(self._written)
-                self._stream.fail(at, f"{_CANNOT}: a record of size {size} came out")
-                rest = b""
         self._waiting = [rest]
         self._waiting_bytes = self._known = len(rest)
+
+    def _whole_records(self, waiting: U8) -> int:
+        """Where the last complete record ends; behind everything where records get lost.
+
+        What is between damaged records goes along: whoever scans the result finds, and tells, the
+        same again.
+        """
+        search = Resync(waiting, len(waiting), payloads=False)
+        end: int | None = 0
+        if self._astray:
+            end = search.find(0, 2, step=1)
+        while end is not None:
+            end += self._ends.last(waiting[end:])
+            if len(waiting) - end < HEADER_BYTES or int(waiting[end + 6]) >= HEADER_BYTES:
+                break
+            if int(waiting[end + 7]):
+                break
+            end = search.find(end + HEADER_BYTES, 2, step=1)
+        self._astray = end is None
+        return len(waiting) if end is None else end
 
     def _write(self, plain: bytes | memoryview) -> None:
         self._spool.write(plain)
