@@ -63,6 +63,7 @@ def expand(
         try:
             for block in blocks:
                 begin = job.block(block, begin)
+            job.finish()
             job.copy(begin, end)
             spool.flush()
         except OSError as error:
@@ -87,11 +88,6 @@ class _Job:
         # is already known to be no more than that.
         self._waiting: list[bytes] = []
         self._waiting_bytes = self._known = 0
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes of a record's beginning that is left, after `copy`."""
-        return self._waiting_bytes
 
     def block(self, block: RecordBlock, copied: int) -> int:
         """Everything up to the block's last compressed record; returns where that ends."""
@@ -118,6 +114,22 @@ class _Job:
             self._origins.add(self._written, begin, copied=True)
         for at in range(begin, end, _PIECE_BYTES):
             self._write(self._data[at : min(at + _PIECE_BYTES, end)])
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a record's beginning that is left, after `finish`."""
+        return self._waiting_bytes
+
+    def finish(self) -> None:
+        """No more will be unpacked: what looks like a record's beginning and holds records, because
+        its size is wrong, is written for whoever scans the result.
+        """
+        self._settle()
+        rest = b"".join(self._waiting)
+        search = Resync(np.frombuffer(rest, np.uint8), len(rest), payloads=False)
+        if search.find(HEADER_BYTES, 2, step=1) is not None:
+            self._write(rest)
+            self._waiting, self._waiting_bytes, self._known = [], 0, 0
 
     def _settle(self) -> None:
         """Writes the complete records that are waiting."""
