@@ -5,7 +5,8 @@
 
 Rules: batches of 65,536 written samples, as a PMU with XMM and as `sigtrap` with ZMM and opmasks
 delivers them. Code: a recording of compiled SSE, AVX2, AVX-512 and opmask loops (loops.c), its
-samples repeated; what is known of a place is kept, as it is after the first sample there. Also the share of samples that the code proves, and how many it contradicts: all are true.
+samples repeated; what is known of a place is kept, as it is after the first sample there. Also the
+share of samples that the code proves, and how many it contradicts: all are true.
 """
 
 from __future__ import annotations
