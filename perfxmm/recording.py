@@ -423,12 +423,17 @@ class Recording:
         if self._settled == self._decoder.settled:
             return
         self._settled = list(self._decoder.settled)
-        given, release = self._reader.dialect_given, str(self.features.get("osrelease") or "")
+        release = str(self.features.get("osrelease") or "")
+        proven = (
+            self._reader.dialect_given or dialects.merged_release(release)
+            # What the recorder asked the kernel itself.
+            or (self.metadata is not None and self.metadata.probes.get("whole_classes") is True)
+        )
         self._contexts = tuple(
             event_context(
                 said.attr, event.name, self._reader.arch,
                 snapshots=event.index in self._decoder.snapshots,
-                merged_proven=given or dialects.merged_release(release),
+                merged_proven=proven,
             )
             for said, event in zip(self._settled, self.events, strict=True)
         )
@@ -447,9 +452,15 @@ class Recording:
         """Which dialect each event with SIMD registers is in and why, and which lie about it."""
         own = self.metadata is not None and self.metadata.source == "sigtrap"
         release = self.features.get("osrelease") or "not recorded"
+        texts: dict[str, list[str]] = {}
         for event, said in zip(self.events, self._decoder.settled, strict=True):
             if said.attr.simd_enabled and not own:
-                yield f"event {event.index} ({event.name}): {self._dialect_text(event, said)}"
+                of = texts.setdefault(self._dialect_text(event, said), [])
+                of.append(f"event {event.index} ({event.name})")
+        for text, some in texts.items():
+            more = f" and {len(some) - 3} more events" if len(some) > 3 else ""
+            yield f"{', '.join(some[:3])}{more}: {text}"
+        for event, said in zip(self.events, self._decoder.settled, strict=True):
             if count := self._unequal_twins[event.index]:
                 yield (
                     f"WARNING: in {count:,} user-mode samples of event {event.index} "

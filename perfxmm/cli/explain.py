@@ -17,9 +17,9 @@ Examples:
   Why some snapshots are withheld, and by which rules:
     perfxmm explain foreign
 
-  The whole story of the 18th sample of a recording, and of the one at a time that script printed:
+  The whole story of the 18th sample of a recording (or of the one at a time that script prints, as
+  in 7695.865647062):
     perfxmm explain 17 -i app.perf.data
-    perfxmm explain 7695.865647062 -i app.perf.data
 """
 _SAMPLE = re.compile(r"\d+(?:\.\d{1,9})?", re.ASCII)
 _NS_DIGITS = 9

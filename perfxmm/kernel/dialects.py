@@ -188,14 +188,15 @@ def overlay_of_2026(attr: bytes) -> str:
     if not plausible(M, attr):
         return ""
     simd, (sample_type,) = read_simd(M, attr), struct.unpack_from("<Q", attr, 24)
-    whole = (0, 0xFFFFFFFF) if simd.vec_qwords == 8 else (0, 0xFFFF, 0xFFFFFFFF)
-    for name, bit, mask, accepted in (
-        ("vec_intr", SampleType.REGS_INTR, simd.vec_intr, whole),
-        ("vec_user", SampleType.REGS_USER, simd.vec_user, whole),
-        ("pred_intr", SampleType.REGS_INTR, simd.pred_intr, (0, 0xFF)),
-        ("pred_user", SampleType.REGS_USER, simd.pred_user, (0, 0xFF)),
+    # M looks at a mask only where its class has a width, and below 512 bits only at the low half.
+    low = 0xFFFFFFFF if simd.vec_qwords == 8 else 0xFFFF
+    for name, bit, mask, looked_at in (
+        ("vec_intr", SampleType.REGS_INTR, simd.vec_intr, low * (simd.vec_qwords > 0)),
+        ("vec_user", SampleType.REGS_USER, simd.vec_user, low * (simd.vec_qwords > 0)),
+        ("pred_intr", SampleType.REGS_INTR, simd.pred_intr, 0xFF * simd.pred_qwords),
+        ("pred_user", SampleType.REGS_USER, simd.pred_user, 0xFF * simd.pred_qwords),
     ):
-        if sample_type & bit and mask not in accepted:
+        if sample_type & bit and mask and mask & looked_at != looked_at:
             return f"{name} {mask:#x} is no whole class, which the merged kernel refuses"
     return ""
 

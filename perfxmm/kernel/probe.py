@@ -85,6 +85,8 @@ class Capabilities:
     delivered: (set, precise_ip) -> classes, "xmm" by either interface.
     legacy_xmm: (set, precise_ip) for which XMM comes in sample_regs_* without the SIMD ABI.
     build_id: MMAP2 records may carry build ids (5.12).
+    whole_classes: masks that are not a whole class are refused, as only M does: the overlay of mid
+        2026 (O2) answers everything else like M. None where that was not asked.
     """
 
     pmu: CorePmu
@@ -95,6 +97,7 @@ class Capabilities:
     delivered: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     legacy_xmm: frozenset[tuple[str, int]] = frozenset()
     build_id: bool = False
+    whole_classes: bool | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -121,6 +124,7 @@ class Capabilities:
             "simd_dialect": self.simd_dialect,
             "kernel_attr_size": self.kernel_attr_size,
             "build_id": self.build_id,
+            "whole_classes": self.whole_classes,
             "classes": {
                 which: {
                     str(level): sorted(self.classes_available(which, level))
@@ -212,6 +216,7 @@ class _Prober:
         self._pmu = pmu
         self._probes: list[Probe] = []
         self._attr_size: int | None = None
+        self._whole_classes: bool | None = None
 
     def run(self) -> Capabilities:
         opened = self._ask("cycles", self._base())
@@ -245,7 +250,7 @@ class _Prober:
         build_id = self._ask("mmap2 build ids", tracked) == 0
         return Capabilities(
             self._pmu, tuple(self._probes), opened, dialect, self._attr_size, delivered, legacy,
-            build_id,
+            build_id, self._whole_classes,
         )
 
     def _base(self, **values: Any) -> EventAttr:
@@ -290,11 +295,22 @@ class _Prober:
     def _dialect(self) -> Dialect | None:
         """M before O1: an attr of the one is EINVAL on kernels of the other. None: neither."""
         for dialect in (M, O1):
-            if self._proven(dialect, "xmm", "intr", 0) or self._proven(dialect, "xmm", "user", 0):
-                return dialect
+            for which in SETS:
+                if self._proven(dialect, "xmm", which, 0):
+                    if dialect is M:
+                        self._whole_classes = self._refuses_subsets(which)
+                    return dialect
             if self._attr_size is not None:
                 return None
         return None
+
+    def _refuses_subsets(self, which: str) -> bool:
+        attr = self._simd(M, "xmm", which, 0)
+        one = replace(
+            attr.simd, vec_intr=1 if which == "intr" else 0, vec_user=1 if which == "user" else 0
+        )
+        asked = replace(attr, simd=one)
+        return self._ask(f"M xmm0 alone {which} p0", asked) == errno.EINVAL
 
     def _simd_classes(self, dialect: Dialect, which: str, precise_ip: int) -> Iterator[str]:
         for name in SIMD_CLASSES:

@@ -90,8 +90,11 @@ class PmuSource(RingSource):
 def arch_pebs(found: Capabilities) -> bool | None:
     """Whether PEBS records hold more than XMM; None where probing does not tell.
 
-    Only dialect M refuses what PEBS cannot record, so only there a precise YMM proves it.
+    Only dialect M refuses what PEBS cannot record, so only there a precise YMM proves it; and only
+    M refuses masks that are not a whole class, which tells it from an overlay of the same layout.
     """
-    if found.simd_dialect != "M" or "xmm" not in found.precise_classes:
+    if found.simd_dialect != "M" or not found.whole_classes:
+        return None
+    if "xmm" not in found.precise_classes:
         return None
     return "ymm" in found.precise_classes

@@ -51,6 +51,10 @@ RECOGNITION = [
      plain_attr(176, {26: 4, 144: 1, 148: 4, 160: 0xFFFF, 168: 3}), "M"),
     ("M: 32 registers at 256 bits pass", plain_attr(
         176, {26: 4, 144: 1, 148: 4, 160: 0xFFFF, 162: 0xFFFF}), "M"),
+    ("M: or any of the upper 16", plain_attr(
+        176, {26: 4, 144: 1, 148: 4, 160: 0xFFFF, 162: 0x1}), "M"),
+    ("M: a mask without a width is not looked at", plain_attr(
+        176, {26: 4, 144: 1, 148: 4, 152: 0x3, 160: 0xFFFF}), "M"),
     ("M: at 512 bits 16 registers are a subset", plain_attr(
         176, {26: 4, 144: 1, 148: 8, 160: 0xFFFF}), "O2"),
     ("no dialect has 3 at 146", plain_attr(176, {144: 1, 146: 3}), "L"),

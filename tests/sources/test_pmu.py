@@ -348,3 +348,14 @@ def test_architectural_pebs_is_told_by_a_precise_ymm() -> None:
     assert arch_pebs(found_for(ICE_LAKE_MERGED)) is False
     assert arch_pebs(found_for(TIGERLAKE)) is None
     assert arch_pebs(found_for(OVERLAY_6_18)) is None
+
+
+def test_an_overlay_in_ms_layout_proves_no_architectural_pebs() -> None:
+    """It takes a precise YMM from two instants; that it takes a single register tells it from M."""
+    overlay = Model(dialect="O2", precise_max=3, pebs=frozenset({"gpr", "xmm"}))
+    found = found_for(overlay)
+    assert "ymm" in found.precise_classes
+    assert (found.simd_dialect, found.whole_classes) == ("M", False)
+    assert arch_pebs(found) is None
+    assert found_for(ICE_LAKE_MERGED).whole_classes is True
+    assert found_for(OVERLAY_6_18).whole_classes is None

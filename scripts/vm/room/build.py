@@ -21,6 +21,7 @@ PROGRAMS = {
     "holder": ("holder.c", "hold.S"),
     "send": ("send.c",),
     "shadow": ("shadow.c",),
+    "listen": ("listen.c",),
 }
 
 

@@ -12,14 +12,13 @@ import numpy as np
 
 import perfxmm.recording
 
+from .plan import WIDTHS
 from .session import Outcome
 from .truth import Tally, check, merged, read_holders
 
 STATISTIC = re.compile(r"^== \S*/xsaves_nmi/stats/(\w+)\n(\d+)$", re.MULTILINE)
 VALUE = re.compile(r"^== \S*/xsaves_nmi/(\w+)\n([^\n=][^\n]*)$", re.MULTILINE)
 READS = re.compile(r"^== \S*/marker/parameters/reads\n(\d+)$", re.MULTILINE)
-# Component masks of the widths; x87 (bit 0) is never saved.
-WIDTHS = {"xmm": 0x3, "ymm": 0x7, "zmm": 0xE7}
 
 
 def statistics(state: bytes) -> Counter[str]:
@@ -49,7 +48,9 @@ class Cell:
     """All boots of one emulator, processor model and kernel, added up.
 
     guarded: the module's counters over the recordings with default options. unguarded: those with
-    kernel hits opted in. open_tally: the recordings with the guard off.
+    kernel hits opted in. open_tally: the recordings with the guard off. slow_handlers: notes in
+    the kernel log of an NMI handler that took long: the guest's clock runs on while a busy host
+    lets QEMU wait.
     """
 
     emulator: str
@@ -69,10 +70,12 @@ class Cell:
     state: dict[str, str] = field(default_factory=dict)
     record_sizes: dict[str, int] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    slow_handlers: int = 0
     warnings: list[str] = field(default_factory=list)
     cycles_asked: int = 0
     cycles_done: int = 0
-    cycle_bytes: int = 0
+    cycle_samples: int = 0
+    cycles_silent: int = 0
     soak_s: int = 0
     soak_bytes: int = 0
     soak_written: int = 0
@@ -106,18 +109,20 @@ class Cell:
             found = check(outcome.work / "kernel.data", read_holders(printed))
             self.open_tally = merged((self.open_tally, found))
             self.unguarded.update(statistics(files.get("state-kernel", b"")))
-        for name in WIDTHS:
+        for name, mask in WIDTHS.items():
             state = values(files.get(f"state-width-{name}", b""))
             # A processor without AVX-512 answers a wider mask with what it has.
-            if int(state.get("rfbm", "0"), 0) == WIDTHS[name] & ~1:
+            if int(state.get("rfbm", "0"), 0) == mask:
                 self.record_sizes[name] = record_bytes(outcome.work / f"width-{name}.data")
         self.complaints += outcome.complaints
+        self.slow_handlers += files.get("dmesg.txt", b"").count(b"took too long to run")
         self.warnings = sorted({*self.warnings, *outcome.warnings})
         if "cycles-done.txt" in files:
-            asked, done, size = map(int, files["cycles-done.txt"].split())
+            asked, done, samples, silent = map(int, files["cycles-done.txt"].split())
             self.cycles_asked += asked
             self.cycles_done += done
-            self.cycle_bytes += size
+            self.cycle_samples += samples
+            self.cycles_silent += silent
         if "soak-bytes.txt" in files:
             self.soak_bytes += int(files["soak-bytes.txt"])
             self.soak_written += statistics(files.get("state-soak", b""))["written"]
@@ -163,9 +168,10 @@ class Cell:
             "guarded": dict(self.guarded), "unguarded": dict(self.unguarded),
             "save_cycles_per_hit": round(save, 1), "handler_cycles_per_hit": round(handler, 1),
             "worst_handler_cycles": self.worst_cycles, "record_bytes": self.record_sizes,
-            "complaints": self.complaints, "compiler_warnings": self.warnings,
+            "complaints": self.complaints, "slow_handler_notices": self.slow_handlers,
+            "compiler_warnings": self.warnings,
             "cycles": {"asked": self.cycles_asked, "done": self.cycles_done,
-                       "bytes": self.cycle_bytes},
+                       "samples": self.cycle_samples, "silent": self.cycles_silent},
             "soak": {"seconds": self.soak_s, "bytes": self.soak_bytes,
                      "written": self.soak_written},
             "failures": self.failures(),
@@ -196,7 +202,8 @@ def lines(cell: Cell) -> list[str]:
         rows.append("  bytes a record: "
                     + ", ".join(f"{name} {size}" for name, size in cell.record_sizes.items()))
     if cell.cycles_asked:
-        rows.append(f"  load, record, unload: {cell.cycles_done} of {cell.cycles_asked}")
+        rows.append(f"  load, record, unload: {cell.cycles_done} of {cell.cycles_asked}, "
+                    f"{cell.cycle_samples} samples, none in {cell.cycles_silent} of them")
     if cell.soak_s:
         rows.append(f"  soak: {cell.soak_s} s, {cell.soak_written} snapshots, "
                     f"{cell.soak_bytes} bytes")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TRACING = "/sys/kernel/tracing"
+# Component masks: SSE; and AVX; and opmask, ZMM_Hi256, Hi16_ZMM.
+WIDTHS = {"xmm": 0x2, "ymm": 0x6, "zmm": 0xE6}
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Wishes:
 
     seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
-    also a short recording with kernel-mode hits opted in. cycles: load, record, unload so often.
-    soak_s: guest seconds of recording into nothing.
+    also a short recording with kernel-mode hits opted in. cycles: load,
+    record (guest/listen.c), unload so often. soak_s: guest seconds of recording into nothing.
     """
 
     seconds: float = 1.0
@@ -81,8 +83,11 @@ mount -t devtmpfs dev /dev 2>/dev/null
 mount -t tracefs tracing /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug 2>/dev/null
 echo -1 > /proc/sys/kernel/perf_event_paranoid
-# perf would read all kernel symbols at its start: twenty seconds in Bochs. Nobody looks at them.
-echo 2 > /proc/sys/kernel/kptr_restrict
+# perf reads all kernel symbols several times at its start: twenty seconds in Bochs. It gets those
+# that it looks for; without address randomisation the first is true, and nobody looks at the rest.
+printf 'ffffffff81000000 T _text\\nffffffff81000000 T _stext\\n' > /tmp/symbols
+printf 'ffffffff83000000 T _etext\\nffffffff83000000 D _edata\\n' >> /tmp/symbols
+mount --bind /tmp/symbols /proc/kallsyms
 MODULE=/sys/kernel/xsaves_nmi
 # Through the kernel's log, which adds the time.
 say() { echo "<3>room: $*" > /dev/kmsg; }
@@ -150,7 +155,7 @@ def script(wishes: Wishes) -> str:
             "rmmod xsaves_nmi || say rmmod refused",
         ]
     if wishes.widths:
-        for name, mask in (("xmm", 0x3), ("ymm", 0x7), ("zmm", 0xe7)):
+        for name, mask in WIDTHS.items():
             lines += [
                 f"load nmi={wishes.nmi} hz={wishes.hz} mask={mask:#x}",
                 f"record -o /out/width-{name}.data -- /room/holder 121 spin 0.3 0",
@@ -174,17 +179,15 @@ def script(wishes: Wishes) -> str:
         lines += [
             f"say {wishes.cycles} cycles",
             "/room/holder 125 spin 1000000 0 > /dev/null & one=$!",
-            "good=0; number=0",
+            "good=0; number=0; heard=0; silent=0",
             f"while [ $number -lt {wishes.cycles} ]; do",
-            f"    insmod /room/xsaves_nmi.ko {words} && "
-            "perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o /tmp/cycle.data -- "
-            "/usr/bin/usleep 20000 >> /out/cycles.txt 2>&1 && "
-            "rmmod xsaves_nmi && good=$((good + 1)) || rmmod xsaves_nmi",
-            "    size=$(stat -c %s /tmp/cycle.data); total=$((total + size))",
-            "    number=$((number + 1))",
-            "    [ $((number % 50)) = 0 ] && say cycle $number good $good",
+            f"    insmod /room/xsaves_nmi.ko {words} && got=$(/room/listen 20) && "
+            "rmmod xsaves_nmi && good=$((good + 1)) || { rmmod xsaves_nmi; got='0 0'; }",
+            "    samples=${got% *}; heard=$((heard + samples)); number=$((number + 1))",
+            "    [ $samples = 0 ] && silent=$((silent + 1))",
+            "    [ $((number % 100)) = 0 ] && say cycle $number good $good heard $heard",
             "done",
             "kill $one",
-            "echo $number $good $total > /out/cycles-done.txt",
+            "echo $number $good $heard $silent > /out/cycles-done.txt",
         ]
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .build import Built, build, content_key
+from .build import KMOD, Built, build, content_key, sources_of
 from .emulators import Bochs, Ended, Guest, Qemu
 from .image import Archive, base_archive
 from .kernels import KERNELS, Boot, boot_of
@@ -108,6 +108,6 @@ def run(emulator: Qemu | Bochs, series: str, wishes: Wishes, work: Path, *, mode
     log = received.files.get("dmesg.txt", b"").decode("utf-8", "replace")
     return Outcome(
         emulator.name, emulator.version(), guest.model, series, boot.release,
-        built.modules["xsaves_nmi"].parent.name, work, received.files,
+        content_key(sources_of(KMOD)), work, received.files,
         tuple(line.strip() for line in log.splitlines() if COMPLAINTS.search(line)),
         built.warnings, ended)
