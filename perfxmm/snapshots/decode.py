@@ -203,10 +203,7 @@ class Decoder:
         if self._trust_attrs and found.confirmed is not True:
             found = replace(before, evidence=f"given, though {found.evidence}")
         self.settled[event] = found
-        if found.attr.dialect.name == before.attr.dialect.name:
-            return
         self._looks[event] = other_looks(found.plan)
-        self._notes.append(f"event {event}: {found.evidence}")
 
 
 class _EventLookup:
