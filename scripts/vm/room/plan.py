@@ -116,6 +116,7 @@ record_perfxmm() {
 }
 finish() {
     dmesg > /out/dmesg.txt
+    [ -e /proc/lockdep_stats ] && cat /proc/lockdep_stats > /out/lockdep.txt
     set --
     for file in /out/*; do set -- "$@" "$file" "${file#/out/}"; done
     /room/send "$@" END
