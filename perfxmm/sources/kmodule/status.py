@@ -8,7 +8,6 @@ from typing import Any
 
 from perfxmm.sources.kmodule.place import MODULE
 
-
 # In the order of xsaves_nmi.h; names that a newer module has come after them.
 _STATS = (
     "hits", "written", "dropped_kernel", "dropped_kernel_fpu", "dropped_guest", "dropped_idle",
