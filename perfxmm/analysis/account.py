@@ -11,6 +11,7 @@ import numpy as np
 from perfxmm.analysis.shown import Policy, best_verdict
 from perfxmm.coherence.model import VERDICT_CLASSES, Bool, SnapshotBatch
 from perfxmm.coherence.reasons import reason_names
+from perfxmm.coherence.rules import ALL_RULES
 from perfxmm.coherence.verdicts import Verdict
 
 
@@ -21,7 +22,7 @@ class Account:
     read: all samples, before the filters.
     seen: samples; shown: those with a kept verdict in a class that was asked for.
     kept, not_kept: (set, class, verdict, reasons) -> how often, for classes asked for.
-    hidden: samples not shown, by their most useful verdict.
+    hidden, as_shown: samples that are not shown, and those that are, by their most useful verdict.
     withheld: classes without values in samples that are shown, by verdict; a class that was
         never delivered (absent) hides nothing and is not counted.
     redacted: shown samples whose values an export was told to leave out.
@@ -34,6 +35,7 @@ class Account:
     kept: Counter[tuple[str, str, str, tuple[str, ...]]] = field(default_factory=Counter)
     not_kept: Counter[tuple[str, str, str, tuple[str, ...]]] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
+    as_shown: Counter[str] = field(default_factory=Counter)
     withheld: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     throttled: int = 0
@@ -65,15 +67,36 @@ class Account:
                 for code, count in enumerate(np.bincount(codes, minlength=len(Verdict)).tolist()):
                     if count and code != Verdict.ABSENT:
                         self.withheld[Verdict(code).label] += count
-        if not shown.all():
-            best = best_verdict(
-                [r.verdict for r in batch.sets.values()], [asked[name] for name in batch.sets]
-            )
-            if not batch.sets:
-                best = np.full(len(batch), Verdict.ABSENT, np.uint8)
-            for code, count in enumerate(np.bincount(best[~shown], minlength=7).tolist()):
+        best = best_verdict(
+            [r.verdict for r in batch.sets.values()], [asked[name] for name in batch.sets]
+        )
+        if not batch.sets:
+            best = np.full(len(batch), Verdict.ABSENT, np.uint8)
+        for book_of, rows in ((self.hidden, ~shown), (self.as_shown, shown)):
+            for code, count in enumerate(np.bincount(best[rows], minlength=7).tolist()):
                 if count:
-                    self.hidden[Verdict(code).label] += count
+                    book_of[Verdict(code).label] += count
+
+    def reasons(self, verdict: str) -> list[tuple[str, int]]:
+        """Why classes have `verdict`, the most frequent reason first: (reason, samples).
+
+        Reasons of the rules that give the verdict, each with the largest count that any one
+        register class of any set has of it.
+        """
+        deciding = {
+            rule.reason for rule in ALL_RULES
+            if rule.verdict is not None and rule.verdict.label == verdict
+        }
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for book in (self.kept, self.not_kept):
+            for (name, class_name, label, reasons), count in book.items():
+                for reason in reasons if label == verdict else ():
+                    if reason in deciding:
+                        counts[name, class_name, reason] += count
+        most: Counter[str] = Counter()
+        for (_, _, reason), count in counts.items():
+            most[reason] = max(most[reason], count)
+        return most.most_common()
 
     def as_json(self) -> dict[str, object]:
         """The short form that machine-readable results carry."""

@@ -74,6 +74,7 @@ def export(
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
     dialect: options.Dialect = "",
+    code_checks: options.CodeChecks = True,
     limit: options.Limit = None,
 ) -> None:
     """Write snapshots as JSON lines, CSV or Parquet."""
@@ -90,7 +91,7 @@ def export(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs, dialect)
+    recording = options.open_input(input, symfs, dialect, code_checks=code_checks)
 
     from perfxmm.analysis.shown import limited
     from perfxmm.exports.redaction import Redaction

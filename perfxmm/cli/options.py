@@ -84,6 +84,10 @@ Symfs = Annotated[
     str, typer.Option("--symfs", metavar="DIR",
                       help="Take binaries from DIR, the root of the recorded machine's files.")
 ]  # fmt: skip
+CodeChecks = Annotated[
+    bool, typer.Option("--code-checks/--no-code-checks",
+                       help="Withhold registers that contradict the code before their IP.")
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -124,13 +128,15 @@ def dialect_of(text: str) -> str | None:
     return name or None
 
 
-def open_input(path: str, symfs: str = "", dialect: str = "") -> Recording:
+def open_input(
+    path: str, symfs: str = "", dialect: str = "", *, code_checks: bool = True
+) -> Recording:
     """The recording to read. Raises UsageError that says how to get one."""
     spoken = dialect_of(dialect)
     check_input(path)
     from perfxmm.recording import open as open_recording
 
-    return open_recording(path, symfs=symfs or None, dialect=spoken)
+    return open_recording(path, symfs=symfs or None, dialect=spoken, code_checks=code_checks)
 
 
 def policy_of(keep: str, verdict: str, unsafe_foreign: bool) -> Policy:

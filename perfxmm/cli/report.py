@@ -67,6 +67,7 @@ def report(
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
     dialect: options.Dialect = "",
+    code_checks: options.CodeChecks = True,
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -81,10 +82,11 @@ def report(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs, dialect)
+    recording = options.open_input(input, symfs, dialect, code_checks=code_checks)
 
     from perfxmm.analysis.report import ReportBuilder
     from perfxmm.cli.console import progress, results, say, write_json
+    from perfxmm.views.account import account_lines
     from perfxmm.views.report import elements_line, report_json, report_table, verdicts_line
 
     builder = ReportBuilder(
@@ -105,4 +107,7 @@ def report(
         console.print(report_table(found, console.width))
         verdicts = verdicts_line(found)
         say(f"{found.total:,} snapshots{verdicts and ', '}{verdicts}; {elements_line(found)}")
+    if not as_json:
+        for line in account_lines(recording.account):
+            say(line)
     options.close(recording, policy, filters)

@@ -85,6 +85,7 @@ def script(
     unordered: options.Unordered = False,
     symfs: options.Symfs = "",
     dialect: options.Dialect = "",
+    code_checks: options.CodeChecks = True,
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -95,7 +96,7 @@ def script(
     filters = options.filters_of(
         comm=comm, pid=pid, tid=tid, symbol=symbol, dso=dso, time=time, verdict=verdict
     )
-    recording = options.open_input(input, symfs, dialect)
+    recording = options.open_input(input, symfs, dialect, code_checks=code_checks)
 
     from perfxmm.analysis.shown import limited
     names = recording.names

@@ -15,26 +15,15 @@ from perfxmm.perfdata.format import (
     FILE_HEADER_BYTES,
     MAGIC,
     MAGIC_OLD,
-    MAGIC_SWAPPED,
     PIPE_HEADER_BYTES,
     SECTION,
     SHORT_HEADER_BYTES,
     Feature,
 )
+from perfxmm.perfdata.magic import check_magic
 from perfxmm.perfdata.metadata import GAP_MAGIC, Metadata
 from perfxmm.perfdata.swap import swap_attr
 
-# First bytes -> what such a file is, and what to do about it.
-FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "gzip", "unpack it first: gunzip, or zcat FILE | perfxmm VERB -i -"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd, or zstdcat FILE | perfxmm VERB -i -"),
-    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz, or xzcat FILE | perfxmm VERB -i -"),
-    (b"BZh", "bzip2", "unpack it first: bunzip2, or bzcat FILE | perfxmm VERB -i -"),
-    (b"PK\x03\x04", "zip archive", "unpack it first"),
-    (b"\x7fELF", "ELF program or library", "name the recording, not the program"),
-    (b"{", "JSON text", "name the recording that it was made from"),
-    (b"# ", "text, perhaps perf's printout", "name the recording that it was made from"),
-)
 # Bounds on what a damaged or hostile header can make us read into memory.
 MOST_EVENTS = 1 << 14
 _MOST_NAMES = 1 << 16
@@ -104,28 +93,6 @@ class FileHead:
     def order(self) -> str:
         """The byte order as `struct` has it."""
         return "<" if self.byte_order == "little" else ">"
-
-
-def check_magic(head: bytes, file: str) -> None:
-    """Raises DamagedInput with a hint where the first bytes are not those of a perf.data file."""
-    if not head:
-        raise DamagedInput("the file is empty", file=file, next_step="nothing was recorded in it")
-    if head.startswith((MAGIC, MAGIC_SWAPPED, MAGIC_OLD)):
-        return
-    for magic, kind, hint in FOREIGN:
-        if head.startswith(magic):
-            raise DamagedInput(
-                "this is not a perf.data file", file=file, why=f"it is a {kind}", next_step=hint
-            )
-    if any(magic.startswith(head) for magic in (MAGIC, MAGIC_SWAPPED, MAGIC_OLD)):
-        raise DamagedInput(
-            "the file ends inside its header", file=file, offset=0, field="magic",
-            wanted_bytes=len(MAGIC), available_bytes=len(head),
-        )
-    raise DamagedInput(
-        "this is not a perf.data file", file=file, offset=0, field="magic",
-        why="it does not begin with PERFILE2",
-    )
 
 
 def read_head(data: Bytes, file: str, report: Callable[[Damage], None]) -> FileHead:
@@ -248,6 +215,11 @@ def _entries(
             "the header gives an impossible size for attr entries", file=file, offset=16,
             field="header.attr_size", wanted_bytes=attr_codec.ATTR_SIZE_VER0 + SECTION.size,
             available_bytes=entry_bytes,
+        )
+    if at > len(data):
+        raise DamagedInput(
+            "the attrs section lies outside the file", file=file, offset=24,
+            field="header.attrs.offset", wanted_bytes=at, available_bytes=len(data),
         )
     if at + total > len(data):
         raise _cut("attrs section", file, at, total, max(0, len(data) - at))

@@ -32,7 +32,8 @@ from perfxmm.perfdata.events import Event, event_name
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, expand, is_compressed
 from perfxmm.perfdata.features import DECODERS, raw
 from perfxmm.perfdata.format import Feature
-from perfxmm.perfdata.header import AttrEntry, FileHead, check_magic, parse_metadata, read_head
+from perfxmm.perfdata.header import AttrEntry, FileHead, parse_metadata, read_head
+from perfxmm.perfdata.magic import check_magic
 from perfxmm.perfdata.metadata import FEATURE_BIT, OUTPUT_ERROR, Metadata
 from perfxmm.perfdata.order import WINDOW_BYTES, WINDOW_RECORDS, Clock, Orderer
 from perfxmm.perfdata.origins import Origins

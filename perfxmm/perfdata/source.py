@@ -20,6 +20,8 @@ import numpy as np
 
 from perfxmm.errors import DamagedInput, PerfxmmError, PermissionDenied, UsageError
 from perfxmm.perfdata.blocks import U8
+from perfxmm.perfdata.format import MAGIC
+from perfxmm.perfdata.magic import check_magic
 
 _CHUNK_BYTES = 1 << 20
 _PAGE = mmap.PAGESIZE
@@ -65,14 +67,14 @@ def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | byte
     """(bytes, name for messages). Empty input gives b"". Of a directory its file `data`.
 
     Raises UsageError where there is no such file, PermissionDenied, DamagedInput for a directory
-    that has none.
+    that has none and for a stream that does not begin as a recording does.
     """
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", "input")
-        return _from_stream(source), str(name)
+        return _from_stream(source, str(name)), str(name)
     path = os.fspath(source)
     if path == "-":
-        return _from_stream(sys.stdin.buffer), "stdin"
+        return _from_stream(sys.stdin.buffer, "stdin"), "stdin"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -90,25 +92,33 @@ def open_input(source: str | os.PathLike[str] | BinaryIO) -> tuple[Mapped | byte
         if stat.S_ISREG(mode):
             return map_file(fd), path
         with os.fdopen(os.dup(fd), "rb", buffering=0) as stream:
-            return _spool(stream), path
+            return _spool(stream, path), path
     finally:
         os.close(fd)
 
 
-def _from_stream(stream: BinaryIO) -> Mapped | bytes:
+def _from_stream(stream: BinaryIO, name: str) -> Mapped | bytes:
     try:
         fd = stream.fileno()
     except (OSError, io.UnsupportedOperation, AttributeError):
-        return _spool(stream)
+        return _spool(stream, name)
     # A file on stdin, read from its beginning, needs no copy.
     if stat.S_ISREG(os.fstat(fd).st_mode) and stream.tell() == 0:
         return map_file(fd)
-    return _spool(stream)
+    return _spool(stream, name)
 
 
-def _spool(stream: BinaryIO | io.RawIOBase) -> Mapped | bytes:
+def _spool(stream: BinaryIO | io.RawIOBase, name: str) -> Mapped | bytes:
+    # Before anything is copied: a stream of something else may have no end.
+    head = b""
+    while len(head) < len(MAGIC) and (chunk := stream.read(_CHUNK_BYTES)):
+        head += chunk
+    if not head:
+        return b""
+    check_magic(head[: len(MAGIC)], name)
     with tempfile.TemporaryFile(prefix="perfxmm-") as spool:  # unnamed and 0600
         try:
+            spool.write(head)
             while chunk := stream.read(_CHUNK_BYTES):
                 spool.write(chunk)
             spool.flush()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from perfxmm.analysis.account import Account
 from perfxmm.analysis.filters import Filters
 from perfxmm.analysis.shown import Policy
 
+_BAR_WIDTH = 20
+_MOST_REASONS = 4
 # What is wrong with each, in the order in which it is told.
 _ORDER = ("entry", "torn", "unknown", "foreign", "absent", "late", "coherent")
 
@@ -37,6 +40,26 @@ def closing_line(account: Account, policy: Policy, filters: Filters | None = Non
     how = _how(account, policy, by_verdict=by_verdict)
     line = "; ".join(parts)
     return f"{line}; {how}" if how and line else line
+
+
+def account_lines(account: Account) -> Iterator[str]:
+    """The account as a small bar chart: snapshots kept and withheld, by verdict, with the reasons
+    of those that are withheld. Nothing where all were kept."""
+    rows = [("kept", name, account.as_shown[name]) for name in reversed(_ORDER)]
+    rows += [("withheld", name, account.hidden[name]) for name in _ORDER]
+    rows = [row for row in rows if row[2]]
+    if account.seen == account.shown or not rows:
+        return
+    digits = max(len(f"{count:,}") for _, _, count in rows)
+    for what, name, count in rows:
+        share = count / account.seen
+        # Nothing that is there looks as if it were not.
+        bar = "#" * max(1, round(_BAR_WIDTH * share))
+        why = ""
+        if what == "withheld" and (reasons := account.reasons(name)):
+            why = ": " + ", ".join(f"{reason} {n:,}" for reason, n in reasons[:_MOST_REASONS])
+            why += ", ..." if len(reasons) > _MOST_REASONS else ""
+        yield f"  {what:<8} {bar:<{_BAR_WIDTH}} {count:>{digits},} {name}{why}"
 
 
 def _told(counts: Counter[str]) -> str:

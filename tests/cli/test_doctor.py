@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,6 +24,7 @@ from support.fake_kernel import (
     Model,
 )
 from support.fake_root import PERFMON, SYS_PTRACE, make_root
+from support.nmi_source import module_root
 
 from perfxmm.analysis.capability import Diagnosis, diagnose
 from perfxmm.cli.machine import gather
@@ -271,3 +273,47 @@ def test_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     for options in ([], ["--short"], ["-v"]):
         assert main(["doctor", *options]) == code
         assert "perfxmm 0." in capsys.readouterr().out
+
+
+def module_facts(tmp_path: Path, **values: Any) -> Diagnosis:
+    root = module_root(tmp_path, **values)
+    return diagnose(gather(root, FakeKernel(NO_PMU), binding=NoBinding(), trace=lambda: None,
+                           xcr0=lambda: AVX512))  # fmt: skip
+
+
+def test_a_loaded_module_is_a_source(tmp_path: Path) -> None:
+    found = module_facts(tmp_path)
+    assert source(found, "nmi") == (True, dict.fromkeys(FIVE, "intr"))
+    assert found.default_source == "nmi"
+    shown = text_of(found)
+    assert "xsaves in an NMI by ipi; of general registers IP and SP" in shown
+    assert "perf_event_open: raw data of its tracepoint: ok" in shown
+
+
+def test_a_loaded_module_that_may_not_be_listened_to(tmp_path: Path) -> None:
+    found = module_facts(tmp_path, caps=0, paranoid=1)
+    assert source(found, "nmi") == (False, {})
+    assert found.default_source == "sigtrap"
+    shown = text_of(found)
+    assert "kernel.perf_event_paranoid is 1: raw tracepoint data needs CAP_PERFMON" in shown
+    assert "CAP_PERFMON, or sysctl kernel.perf_event_paranoid=-1" in shown
+
+
+@pytest.mark.parametrize(
+    ("modules", "why", "step"),
+    [(True, "the kernel module is not built, and ", "perfxmm module build"),
+     (False, "this kernel has no loadable modules", "")],
+)  # fmt: skip
+def test_a_module_that_is_not_loaded(
+    tmp_path: Path, modules: bool, why: str, step: str
+) -> None:
+    if modules:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/modules").write_text("")
+    found = module_facts(tmp_path, loaded=False)
+    assert source(found, "nmi") == (False, {})
+    assert found.default_source == "sigtrap"
+    [state] = [one for one in found.sources if one.name == "nmi"]
+    assert state.why.startswith(why)
+    assert step in state.next_step
+    assert [trial.what for trial in state.trials] == ["kernel module xsaves_nmi"]

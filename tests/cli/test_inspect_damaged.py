@@ -23,6 +23,7 @@ END = DATA_AT + RECORD_BYTES
 LOST = "the data section lies outside the file"
 FOUND = f"{LOST}; records are looked for from {DATA_AT:#x} on"
 TABLE = [END, "record of size 0; 84 bytes from here on are not read"]  # of features
+OUTSIDE = "the attrs section lies outside the file"
 CUT = "the file is cut off before its first record"
 
 
@@ -38,7 +39,7 @@ CASES: dict[str, tuple[bytes, int, int, list[list[object]]]] = {
     "cut in the sections": (FILE[:50], 0, 0, [[0, CUT]]),
     "cut in the bitmap": (FILE[:103], 0, 0, [[0, CUT]]),
     "cut behind the header": (FILE[:104], 0, 0, [
-        [40, LOST], [112, CUT],
+        [24, OUTSIDE], [40, LOST],
     ]),
     "cut in the attrs": (FILE[:150], 0, 0, [
         [40, LOST],
@@ -51,7 +52,7 @@ CASES: dict[str, tuple[bytes, int, int, list[list[object]]]] = {
         put(FILE, 16, 1 << 50), 0, 29,
         [[16, "the header gives an impossible size for attr entries"]],
     ),
-    "place of the attrs": (put(FILE, 24, 1 << 50), 0, 29, [[1 << 50, CUT]]),
+    "place of the attrs": (put(FILE, 24, 1 << 50), 0, 29, [[24, OUTSIDE]]),
     "size of the attrs": (put(FILE, 32, 1 << 50), 0, 29, [
         [24, "the attrs section overlaps the data section"], [112, CUT],
     ]),

@@ -114,3 +114,26 @@ def test_a_narrow_terminal(recording: Path) -> None:
     done = run("report", "-i", recording, env={"COLUMNS": "80"})
     assert len(done.out.splitlines()) == 3
     assert max(len(line.rstrip()) for line in done.out.splitlines()) <= 80
+
+
+def test_the_account_is_a_small_bar(tmp_path: Path) -> None:
+    from support.witness_recording import Shot
+    from support.witness_recording import write as write_witnessed
+
+    path = write_witnessed(tmp_path, [
+        *([Shot(3)] * 6), Shot(5, change={"ax": 1}), Shot(5, change={"ax": 2}),
+        Shot(0, 3, own_at=3),
+    ])  # fmt: skip
+    done = run("report", "-i", path)
+    assert done.err.splitlines()[1:] == [
+        "perfxmm:   kept     #############        6 coherent",
+        "perfxmm:   kept     ##                   1 late",
+        "perfxmm:   withheld ####                 2 unknown: code-contradicted 2",
+        "perfxmm: 2 of 9 snapshots hidden (2 unknown); --keep unknown shows them",
+    ]
+    # Where nothing is withheld, the line below the table says all there is to say.
+    done = run("report", "-i", path, "--no-code-checks")
+    assert done.err.splitlines()[1:] == []
+    assert run("report", "-i", path, "--json").err.splitlines() == [
+        "perfxmm: 2 of 9 snapshots hidden (2 unknown); --keep unknown shows them",
+    ]

@@ -177,3 +177,19 @@ def test_a_pipe_is_read_too(recording: Path) -> None:
 def test_help_has_two_examples() -> None:
     for verb in ("script", "report", "export"):
         assert run(verb, "--help").out.count(f"    perfxmm {verb} ") >= 1 + (verb != "report")
+
+
+def test_each_class_with_its_verdict_and_code_checks_left_out(tmp_path: Path) -> None:
+    from support.witness_recording import Shot
+    from support.witness_recording import write as write_witnessed
+
+    path = write_witnessed(tmp_path, [Shot(3), Shot(5, change={"ax": 1})])
+    shown = ("script", "-i", path, "--keep", "all", "-F", "ip,verdict,reason")
+    assert run(*shown).out.splitlines() == [
+        "          40100a user:coherent [user-mode,ip-match,code-proved]",
+        "          401012 user:unknown [user-mode,ip-match,code-contradicted]",
+    ]
+    assert run(*shown, "--no-code-checks").out.splitlines() == [
+        "          40100a user:coherent [user-mode,ip-match]",
+        "          401012 user:coherent [user-mode,ip-match]",
+    ]

@@ -27,6 +27,9 @@ def test_every_input_of_the_corpus_is_answered(path: Path) -> None:
     in_order = fuzz_targets.read_records(data, "time")
     assert found.samples == whole.samples == in_order.samples
     assert (found.error is None) == (whole.error is None)
+    for lines in (False, True):
+        seen = fuzz_targets.inspect_all(data, lines=lines)
+        assert found.error or (seen.error is None and seen.records >= found.records)
 
 
 @pytest.mark.parametrize("name", SEEDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from support import sample_writer as sw
+from support.fuzz_snapshots import decode_snapshots
 from support.fuzz_targets import EVERY_COLUMN, check_batch
 
 from perfxmm import coherence
@@ -29,6 +30,7 @@ _NUMBERS = (
     0x0008000800080020, 0x50455246584D4D31, 0x800000010, 0xFFFF0000FFFF0000,
 )  # fmt: skip
 _RAW_WORD = 0xFF
+_SNAPSHOTS = 0xFC
 _TABLE_FROM = 0xC0
 _MOST_RECORDS, _MOST_WORDS = 24, 700
 _DIALECTS = (L, M, O1, R2)
@@ -70,9 +72,13 @@ class Taker:
 
 
 def decode_something(data: bytes) -> None:
-    """Samples where the first byte is even, images where it is odd."""
+    """Samples where the first byte is even, images where it is odd, the nmi source's from 0xFC on.
+    """
     taker = Taker(data)
-    if taker.number(1) & 1:
+    kind = taker.number(1)
+    if kind >= _SNAPSHOTS:
+        decode_snapshots(taker)
+    elif kind & 1:
         _images(taker)
     else:
         _samples(taker)

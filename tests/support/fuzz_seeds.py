@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from backports import zstd
 from support import perfdata_writer as pw
 from support import sample_writer as sw
+from support import snapshot_writer
 
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel.attr import EventAttr
@@ -207,7 +208,19 @@ def recordings() -> dict[str, bytes]:
         features={27: bytes(20)},
     ).build()  # fmt: skip
     found["big-endian"] = big_endian()
+    found["snapshots"], found["snapshots-pipe"] = snapshots(), snapshots(pipe=True)
     return found
+
+
+def snapshots(*, pipe: bool = False) -> bytes:
+    """Images of the nmi source, as perf records them; small ones, and one in the kernel."""
+    ones = [
+        snapshot_writer.snapshot(snapshot_writer.registers(n), saved=saved, ip=0x1000 + n)
+        for n, saved in enumerate((0x7, 0x3, 0x27))
+    ]
+    ones.append(snapshot_writer.snapshot(saved=0x7, misc=1, flags=4 | 8 | 16))
+    records = [snapshot_writer.sample(n, one) for n, one in enumerate(ones)]
+    return snapshot_writer.pipe(records) if pipe else snapshot_writer.file(records)
 
 
 def big_endian(samples: Sequence[int] = (1, 2, 3)) -> bytes:

@@ -7,6 +7,8 @@ finding.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -20,7 +22,9 @@ import numpy as np
 
 from perfxmm.analysis.shown import Policy
 from perfxmm.errors import DamagedInput, PerfxmmError
+from perfxmm.exports.csvfile import CsvLines
 from perfxmm.exports.jsonl import JsonLines
+from perfxmm.inspector import Inspector, first_damage
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.blocks import Damage, RecordBlock
 from perfxmm.perfdata.reader import Reader
@@ -29,6 +33,8 @@ from perfxmm.recording import Recording
 from perfxmm.snapshots.batch import SnapshotBatch
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, Decoder
 from perfxmm.snapshots.gather import ALL_COLUMNS
+from perfxmm.views.escape import escape_control
+from perfxmm.views.inspect import text as inspect_text
 from perfxmm.views.script import ScriptText
 
 EVERY_COLUMN = frozenset({*ALL_COLUMNS, *EXTRA_COLUMNS, "branches"})
@@ -36,6 +42,7 @@ TEXT_FIELDS = ("comm", "pid", "tid", "cpu", "time", "event", "period", "ip", "sy
                "dso", "build_id", "verdict", "reason", "iregs", "uregs", "regs", "vec")  # fmt: skip
 _CONTROL = re.compile(rb"[\0-\x09\x0b-\x1f\x7f]")
 # Names of files that do not exist: a fuzzed path must not lead to a real file.
+csv.field_size_limit(1 << 24)
 NOWHERE = Places(symfs=Path("/nonexistent"), kernel_root=Path("/nonexistent"))
 
 
@@ -106,7 +113,8 @@ def _check_order(reader: Reader, file_bytes: int, records: int, rounds: int) -> 
 
 
 def read_snapshots(data: bytes) -> Found:
-    """The whole way of `perfxmm script`: judged batches with names, as text and as JSON lines."""
+    """The whole way of `perfxmm script` and `export`: judged batches with names, as text, as JSON
+    lines and as CSV."""
     found = Found()
     with stream_of(data) as file:
         try:
@@ -116,6 +124,8 @@ def read_snapshots(data: bytes) -> Found:
             return found
         policy = Policy.of(("all",), unsafe_foreign=True)
         lines = JsonLines(recording.names, policy)
+        comma = CsvLines(recording.names, policy)
+        columns = rows = 0
         text = ScriptText(recording.names, policy, TEXT_FIELDS)
         try:
             for batch in recording.judged(policy, batch_samples=256):
@@ -127,10 +137,48 @@ def read_snapshots(data: bytes) -> Found:
                         found.lines += 1
                 for piece in text.lines(batch):
                     assert not _CONTROL.search(piece)
+                columns = columns or len(_csv_rows(comma.header(batch))[0])
+                for piece in comma.lines(batch):
+                    fields = [len(row) for row in _csv_rows(bytes(piece))]
+                    assert set(fields) <= {columns}
+                    rows += len(fields)
         except PerfxmmError as error:
             found.error = _damaged(error)
-        assert found.error or found.lines == found.samples
+        assert found.error or found.lines == rows == found.samples
         found.damage = recording.damage
+    _check_damage(found.damage, len(data))
+    return found
+
+
+def _csv_rows(raw: bytes) -> list[list[str]]:
+    assert not _CONTROL.search(raw)
+    return list(csv.reader(io.StringIO(raw.decode(), newline="")))
+
+
+def inspect_all(data: bytes, *, lines: bool) -> Found:
+    """The whole way of `perfxmm inspect`, with a line for each record or without."""
+    found = Found()
+    with stream_of(data) as file:
+        try:
+            inspector = Inspector(file)
+        except PerfxmmError as error:
+            found.error = _damaged(error)
+            return found
+        if lines:
+            for line in inspector.lines():
+                escape_control(line)
+                found.lines += 1
+        result = inspector.result()
+    said = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert said["record_total"] == sum(said["records"].values())
+    assert not lines or found.lines == said["record_total"]
+    for line in inspect_text(result):
+        assert not _CONTROL.search(line.encode("utf-8", "surrogateescape"))
+    found.records = said["record_total"]
+    found.samples = said["records"].get("SAMPLE", 0)
+    found.damage = [Damage(one["offset"], one["what"]) for one in said["damage"]]
+    assert said["damage_count"] >= len(found.damage)
+    assert (first_damage(result) is None) == (not found.damage)
     _check_damage(found.damage, len(data))
     return found
 

@@ -97,7 +97,9 @@ class Cell:
         self.release, self.module = outcome.release, outcome.module
         self.seconds += outcome.ended.seconds
         self.longest_s = max(self.longest_s, outcome.ended.seconds)
-        self.tally = merged((self.tally, check(outcome.work / "perf.data", holders)))
+        recorder = int(files.get("recorder.txt", b"-1"))
+        found = check(outcome.work / "perf.data", holders, recorder)
+        self.tally = merged((self.tally, found))
         after = files.get("state-after", b"")
         counts = statistics(after)
         self.worst_cycles = max(self.worst_cycles, counts.pop("worst_cycles", 0))

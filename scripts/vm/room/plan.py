@@ -43,6 +43,7 @@ class Wishes:
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
     also a short recording with kernel-mode hits opted in. cycles: load,
     record (guest/listen.c), unload so often. soak_s: guest seconds of recording into nothing.
+    recorder: what makes the main recording, perf or perfxmm with its source nmi.
     """
 
     seconds: float = 1.0
@@ -54,6 +55,7 @@ class Wishes:
     cycles: int = 0
     soak_s: int = 0
     nmi: str = "ipi"
+    recorder: str = "perf"
 
 
 def holders(wishes: Wishes) -> str:
@@ -106,6 +108,12 @@ record() {
     perf record -q -R -B -N -e xsaves_nmi:snapshot -a "$@" >> /out/perf.txt 2>&1 ||
         say "perf record: $?"
 }
+record_perfxmm() {
+    PYTHONPATH=/room/site python3.11 -m perfxmm record --source nmi -a "$@" \\
+        >> /out/perfxmm.txt 2>&1 &
+    echo $! > /out/recorder.txt
+    wait $! || say "perfxmm record: $?"
+}
 finish() {
     dmesg > /out/dmesg.txt
     set --
@@ -141,6 +149,8 @@ def script(wishes: Wishes) -> str:
         f"cat {TRACING}/events/xsaves_nmi/snapshot/format > /out/format.txt",
         "state before",
         "say recording",
+        "record_perfxmm -o /out/perf.data -- /bin/sh /room/holders"
+        if wishes.recorder == "perfxmm" else
         "record -o /out/perf.data -- /bin/sh /room/holders",
         "state after",
         "rmmod xsaves_nmi || say rmmod refused",
