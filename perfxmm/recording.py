@@ -201,8 +201,7 @@ class Recording:
             return self.metadata.source
         carriers = [context for context in self._contexts if context.classes]
         named = {source for context in carriers for source in context.sources.values()}
-        only = len(named) == 1 and all(c.sources.keys() == c.classes.keys() for c in carriers)
-        return named.pop() if only else ""
+        return named.pop() if len(named) == 1 and all(c.sources for c in carriers) else ""
 
     @property
     def instructions(self) -> Instructions:
