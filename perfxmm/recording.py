@@ -452,9 +452,15 @@ class Recording:
         """Which dialect each event with SIMD registers is in and why, and which lie about it."""
         own = self.metadata is not None and self.metadata.source == "sigtrap"
         release = self.features.get("osrelease") or "not recorded"
+        texts: dict[str, list[str]] = {}
         for event, said in zip(self.events, self._decoder.settled, strict=True):
             if said.attr.simd_enabled and not own:
-                yield f"event {event.index} ({event.name}): {self._dialect_text(event, said)}"
+                of = texts.setdefault(self._dialect_text(event, said), [])
+                of.append(f"event {event.index} ({event.name})")
+        for text, some in texts.items():
+            more = f" and {len(some) - 3} more events" if len(some) > 3 else ""
+            yield f"{', '.join(some[:3])}{more}: {text}"
+        for event, said in zip(self.events, self._decoder.settled, strict=True):
             if count := self._unequal_twins[event.index]:
                 yield (
                     f"WARNING: in {count:,} user-mode samples of event {event.index} "

@@ -15,6 +15,7 @@ Mask = Bool | bool
 # Rows compared at a time: two sets of 512-bit vectors then stay in the second-level cache.
 _CHUNK_ROWS = 128
 _HEAD_ROWS = 512
+_FOLD_ROWS = 512
 # Highest vector number that every width has, plus one.
 LOW_VECTORS = 16
 
@@ -31,21 +32,38 @@ def first_register(vectors: U64) -> U64:
     return head
 
 
-def any_word(vectors: U64, head: U64, first: int, end: int) -> Bool:
-    """Bool [n]: one of registers 0 to 15 has a non-zero word among its qwords first..end-1.
+# Qwords of a register that belong together: XMM, the upper half of YMM, that of ZMM.
+PARTS: tuple[tuple[int, int], ...] = ((0, 2), (2, 4), (4, 8))
+
+
+def parts_used(vectors: U64, head: U64) -> list[Bool]:
+    """Per part of PARTS that registers have, Bool [n]: it is not zero in one of registers 0 to 15.
 
     head: first_register(vectors).
     """
-    found: Bool = np.bitwise_or.reduce(head[first:end], axis=0) != 0
-    left = np.flatnonzero(~found)
-    for register in range(1, min(LOW_VECTORS, vectors.shape[1])):
-        if not len(left):
-            break
-        words = vectors[left, register, first:end]
-        hit = _columns_or(words) != 0
-        found[left[hit]] = True
-        left = left[~hit]
-    return found
+    parts = [(first, end) for first, end in PARTS if end <= vectors.shape[2]]
+    used: list[Bool] = [np.bitwise_or.reduce(head[first:end], axis=0) != 0 for first, end in parts]
+    left = np.flatnonzero(~np.logical_and.reduce(used)) if used else np.zeros(0, np.intp)
+    for start in range(0, len(left), _FOLD_ROWS):
+        some = left[start : start + _FOLD_ROWS]
+        run = int(some[-1]) - int(some[0]) + 1 == len(some)
+        where = slice(int(some[0]), int(some[-1]) + 1) if run else some
+        folded = _folded(vectors[where, :LOW_VECTORS])
+        for column, (first, end) in zip(used, parts, strict=True):
+            column[some] = _columns_or(folded[:, first:end]) != 0
+    return used
+
+
+def _folded(registers: U64) -> U64:
+    """uint64 [n, qwords]: all registers of each sample ored together, by halves: long rows are
+    what numpy is fast at."""
+    while (count := registers.shape[1]) > 1:
+        half = count // 2
+        folded = registers[:, :half] | registers[:, half : 2 * half]
+        if count & 1:
+            folded[:, 0] |= registers[:, -1]
+        registers = folded
+    return registers[:, 0]
 
 
 def all_zero(values: U64, among: Bool) -> Bool:

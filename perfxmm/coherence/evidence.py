@@ -237,6 +237,8 @@ class Evidence:
         if len(self.head):
             # Nearly every sample is settled by one word; only the rest is read whole.
             zero = self.head[0] == 0
+            if zero.any():
+                zero &= ~np.logical_or.reduce(self.parts_used)
         for values in (self.registers.vectors, self.registers.predicates):
             if zero.any():
                 zero = compare.all_zero(values, zero)
@@ -248,17 +250,21 @@ class Evidence:
         return compare.first_register(self.registers.vectors)
 
     @cached_property
+    def parts_used(self) -> list[Bool]:
+        """Per part (XMM, upper half of YMM, of ZMM): some register has a bit set there."""
+        return compare.parts_used(self.registers.vectors, self.head)
+
+    @cached_property
     def upper_zero(self) -> Mask:
         """Some upper part that was delivered reads zero in all registers, the low part does not."""
         regs = self.registers
         if regs.vectors.shape[2] < 4 or not len(self.batch):
             return False
-        low = compare.any_word(regs.vectors, self.head, 0, 2)
-        ymm = both(self.delivered("ymm"), uniform(~compare.any_word(regs.vectors, self.head, 2, 4)))
+        low, *upper = self.parts_used
+        ymm = both(self.delivered("ymm"), uniform(~upper[0]))
         zmm: Mask = False
-        if regs.vectors.shape[2] >= 8:
-            high = compare.any_word(regs.vectors, self.head, 4, 8)
-            zmm = both(self.delivered("zmm"), uniform(~high))
+        if len(upper) > 1:
+            zmm = both(self.delivered("zmm"), uniform(~upper[1]))
         return both(uniform(low), either(ymm, zmm))
 
     @cached_property

@@ -176,8 +176,9 @@ def idle_task(e: Evidence) -> Mask:
 
 
 def kernel_thread(e: Evidence) -> Mask:
-    """A thread known to be the kernel's, or one that has no user registers to show."""
-    return either(e.kernel_tid, e.no_user_state)
+    """A thread known to be the kernel's, or one that has no user registers to show (V4 shows none
+    of any thread in the kernel)."""
+    return either(e.kernel_tid, both(e.no_user_state, outside(postings(e))))
 
 
 def guest(e: Evidence) -> Mask:

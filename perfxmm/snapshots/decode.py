@@ -37,6 +37,7 @@ from perfxmm.snapshots.settle import (
     CONFIRM_SAMPLES,
     Settlement,
     first_settlement,
+    open_question,
     other_looks,
     settle,
 )
@@ -102,7 +103,7 @@ class Decoder:
         plans = self.plans
         # Only register sets have dialects.
         x86 = arch in X86_ARCHES
-        self._asking = [x86 and bool(plan.sets) for plan in plans]
+        self._asking = [x86 and open_question(said) for said in self.settled]
         self._trust_attrs = trust_attrs
         self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [
@@ -203,10 +204,7 @@ class Decoder:
         if self._trust_attrs and found.confirmed is not True:
             found = replace(before, evidence=f"given, though {found.evidence}")
         self.settled[event] = found
-        if found.attr.dialect.name == before.attr.dialect.name:
-            return
         self._looks[event] = other_looks(found.plan)
-        self._notes.append(f"event {event}: {found.evidence}")
 
 
 class _EventLookup:
