@@ -41,9 +41,10 @@ class Wishes:
 
     seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
-    also a short recording with kernel-mode hits opted in. cycles: load,
-    record (guest/listen.c), unload so often. soak_s: guest seconds of recording into nothing.
-    recorder: what makes the main recording, perf or perfxmm with its source nmi.
+    also a short recording with kernel-mode hits opted in. one_task: also one of a single task
+    beside another. widths: also one of each register width. cycles: load, record (guest/listen.c),
+    unload so often. soak_s: guest seconds of recording into nothing. recorder: what makes the main
+    recording, perf or perfxmm with its source nmi.
     """
 
     seconds: float = 1.0
@@ -51,6 +52,7 @@ class Wishes:
     mask: int | None = None
     ssp: bool = False
     kernel_hits: bool = True
+    one_task: bool = False
     widths: bool = False
     cycles: int = 0
     soak_s: int = 0
@@ -116,6 +118,7 @@ record_perfxmm() {
 }
 finish() {
     dmesg > /out/dmesg.txt
+    [ -e /proc/lockdep_stats ] && cat /proc/lockdep_stats > /out/lockdep.txt
     set --
     for file in /out/*; do set -- "$@" "$file" "${file#/out/}"; done
     /room/send "$@" END
@@ -162,6 +165,18 @@ def script(wishes: Wishes) -> str:
             f"load {module_words(wishes, 'kernel_hits=1')}",
             "record -o /out/kernel.data -- /room/holder 120 marker 1 0",
             "state kernel",
+            "rmmod xsaves_nmi || say rmmod refused",
+        ]
+    if wishes.one_task:
+        # An event of one task: its neighbour on the CPU must not turn up.
+        lines += [
+            "say one task",
+            f"load {words}",
+            "/room/holder 118 spin 100000 0 > /dev/null & other=$!",
+            "perf record -q -R -B -N -e xsaves_nmi:snapshot -o /out/task.data -- "
+            f"/room/holder 119 spin {wishes.seconds} 0 >> /out/task.txt 2>> /out/perf.txt",
+            "kill $other",
+            "state task",
             "rmmod xsaves_nmi || say rmmod refused",
         ]
     if wishes.widths:

@@ -23,7 +23,8 @@ GUEST_PACKAGES = ("linux-perf", "busybox-static")
 
 COMPLAINTS = re.compile(
     r"WARNING:|BUG:|Oops|general protection|Call Trace|lockdep|KASAN|UBSAN|unknown reason|"
-    r"soft lockup|hard LOCKUP|rcu.*stall|perf: interrupt took too long|Tainted: .*[BDW]",
+    r"soft lockup|hard LOCKUP|rcu.*stall|suspicious RCU|possible .*(lock|deadlock)|"
+    r"INFO: trying to register|DEBUG_LOCKS_WARN|ODEBUG",
 )
 
 
