@@ -1,7 +1,8 @@
 """Arrow and Parquet: the fields of schema perfxmm.snapshot/1 as columns.
 
-The same names and nesting as in JSON, with two differences that lose nothing: 64-bit values are
-uint64 instead of hexadecimal strings, and `gpr` has a null where JSON leaves the register out.
+The same names and nesting as in JSON, with differences that lose nothing: 64-bit values are uint64
+instead of hexadecimal strings, and `gpr` has a null where JSON leaves the register out. Where no
+sample has a register set, or a set no general register, `sets` or `gpr` is a column of nulls.
 The schema's name stands in the file's key-value metadata, under "schema".
 Needs pyarrow, the `parquet` extra.
 """
@@ -233,7 +234,7 @@ def _offsets(pa: Any, lengths: npt.NDArray[np.integer]) -> Any:
 
 def _struct(pa: Any, columns: dict[str, Any], n: int) -> Any:
     if not columns:
-        return pa.array([{}] * n, pa.struct([]))
+        return pa.nulls(n)  # Parquet has no struct without fields
     return pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
 
 

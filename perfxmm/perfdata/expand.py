@@ -20,8 +20,9 @@ import numpy as np
 
 from perfxmm.kernel.constants import RecordType
 from perfxmm.perfdata.allocation import keep_freed_memory
-from perfxmm.perfdata.blocks import HEADER_BYTES, Damage, RecordBlock
+from perfxmm.perfdata.blocks import HEADER_BYTES, U8, Damage, RecordBlock
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.scanner import RecordEnds
 from perfxmm.perfdata.source import Mapped, map_file, spool_error
 
@@ -62,6 +63,7 @@ def expand(
         try:
             for block in blocks:
                 begin = job.block(block, begin)
+            job.finish()
             job.copy(begin, end)
             spool.flush()
         except OSError as error:
@@ -80,16 +82,12 @@ class _Job:
         self._spool = spool
         self._origins = origins
         self._ends = RecordEnds()
+        self._astray = False  # what was written last does not end with a record
         self._written = 0
         # Not written yet; begins with a record. The first of it may be a record's beginning that
         # is already known to be no more than that.
         self._waiting: list[bytes] = []
         self._waiting_bytes = self._known = 0
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes of a record's beginning that is left, after `copy`."""
-        return self._waiting_bytes
 
     def block(self, block: RecordBlock, copied: int) -> int:
         """Everything up to the block's last compressed record; returns where that ends."""
@@ -117,22 +115,52 @@ class _Job:
         for at in range(begin, end, _PIECE_BYTES):
             self._write(self._data[at : min(at + _PIECE_BYTES, end)])
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a record's beginning that is left, after `finish`."""
+        return self._waiting_bytes
+
+    def finish(self) -> None:
+        """No more will be unpacked: what looks like a record's beginning and holds records, because
+        its size is wrong, is written for whoever scans the result.
+        """
+        self._settle()
+        rest = b"".join(self._waiting)
+        search = Resync(np.frombuffer(rest, np.uint8), len(rest), payloads=False)
+        if search.find(HEADER_BYTES, 2, step=1) is not None:
+            self._write(rest)
+            self._waiting, self._waiting_bytes, self._known = [], 0, 0
+
     def _settle(self) -> None:
         """Writes the complete records that are waiting."""
         if self._waiting_bytes == self._known:
             return
         waiting = b"".join(self._waiting)
-        end = self._ends.last(np.frombuffer(waiting, np.uint8))
+        end = self._whole_records(np.frombuffer(waiting, np.uint8))
         self._write(memoryview(waiting)[:end])
         rest = waiting[end:]
-        if len(rest) >= HEADER_BYTES:
-            size = int.from_bytes(rest[6:8], "little")
-            if size < HEADER_BYTES:
-                at = self._origins.of(self._written)
-                self._stream.fail(at, f"{_CANNOT}: a record of size {size} came out")
-                rest = b""
         self._waiting = [rest]
         self._waiting_bytes = self._known = len(rest)
+
+    def _whole_records(self, waiting: U8) -> int:
+        """Where the last complete record ends; behind everything where records get lost.
+
+        What is between damaged records goes along: whoever scans the result finds, and tells, the
+        same again.
+        """
+        search = Resync(waiting, len(waiting), payloads=False)
+        end: int | None = 0
+        if self._astray:
+            end = search.find(0, 2, step=1)
+        while end is not None:
+            end += self._ends.last(waiting[end:])
+            if len(waiting) - end < HEADER_BYTES or int(waiting[end + 6]) >= HEADER_BYTES:
+                break
+            if int(waiting[end + 7]):
+                break
+            end = search.find(end + HEADER_BYTES, 2, step=1)
+        self._astray = end is None
+        return len(waiting) if end is None else end
 
     def _write(self, plain: bytes | memoryview) -> None:
         self._spool.write(plain)

@@ -37,6 +37,7 @@ from perfxmm.snapshots.settle import (
     CONFIRM_SAMPLES,
     Settlement,
     first_settlement,
+    open_question,
     other_looks,
     settle,
 )
@@ -102,7 +103,7 @@ class Decoder:
         plans = self.plans
         # Only register sets have dialects.
         x86 = arch in X86_ARCHES
-        self._asking = [x86 and bool(plan.sets) for plan in plans]
+        self._asking = [x86 and open_question(said) for said in self.settled]
         self._trust_attrs = trust_attrs
         self._looks = [other_looks(plan) for plan in plans]
         self._set_names = [

@@ -86,6 +86,14 @@ def first_settlement(attr: EventAttr) -> Settlement:
     return Settlement(attr, plan_layout(attr))
 
 
+def open_question(said: Settlement) -> bool:
+    """Whether samples can have anything to say: there are register sets, and SIMD fields in the
+    attr, by one reading at least."""
+    return bool(said.plan.sets) and (
+        said.attr.simd_enabled or next(_other_readings(said.attr), None) is not None
+    )
+
+
 def settle(said: Settlement, words: U64, start: I64, end: I64) -> Settlement:
     """Asks an event's first samples, start[i]..end[i] in `words`.
 
@@ -132,7 +140,10 @@ def _samples(count: int) -> str:
 
 
 def _other_readings(attr: EventAttr) -> Iterator[EventAttr]:
-    raw = attr_codec.encode(attr)
+    try:
+        raw = attr_codec.encode(attr)
+    except ValueError:  # made by hand, and not as any file could have it
+        return
     for dialect in dialects.readings(raw):
         if dialect.name != attr.dialect.name:
             yield attr_codec.decode(raw, dialect=dialect)

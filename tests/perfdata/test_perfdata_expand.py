@@ -70,20 +70,40 @@ def test_many_lots_with_plain_records_in_between(
     assert source.packed == {w.COMPRESSED2: len(packed)}
 
 
-def test_a_size_that_cannot_be_ends_the_stream_there() -> None:
+@pytest.mark.parametrize("settle", [4 << 20, 100_000, 5_000])
+@pytest.mark.parametrize("size", [0, 4, 9, 40_000])
+def test_a_size_that_cannot_be_costs_its_record(
+    size: int, settle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expand, "_SETTLE_BYTES", settle)
     plain = samples(3000, varied=True)
-    impossible = struct.pack("<IHH", w.SAMPLE, 2, 4) + bytes(8)
+    impossible = struct.pack("<IHH", w.SAMPLE, 2, size) + bytes(8)
     stream = b"".join(plain[:2000]) + impossible + b"".join(plain[2000:])
     packed = packed_records(stream, np.random.default_rng(9))
-    data = PerfFile(records=[*packed, w.comm(1)], features=COMPRESSED_FEATURE).build()
+    records = [*packed[: len(packed) // 3], w.comm(0), *packed[len(packed) // 3 :], w.comm(1)]
+    data = PerfFile(records=records, features=COMPRESSED_FEATURE).build()
     got, source = read(data)
-    assert got == [*plain[:2000], w.comm(1)]
-    assert [d.what for d in source.damage] == [
-        "compressed records from here on cannot be unpacked: a record of size 4 came out"
-    ]
-    kind, _, size = struct.unpack_from("<IHH", data, source.damage[0].offset)
+    rest = [one for one in got if one in plain]
+    assert rest == plain
+    assert [one for one in got if one[0] == w.COMM] == [w.comm(0), w.comm(1)]
+    assert len(got) <= 3003
+    (damage,) = source.damage
+    assert f"size {size}" in damage.what
+    kind, _, piece = struct.unpack_from("<IHH", data, damage.offset)
     assert kind == w.COMPRESSED2
-    assert size > 8
+    assert piece > 8
+
+
+def test_records_are_found_again_where_pieces_are_nothing_but_noise() -> None:
+    plain = samples(3000, varied=True)
+    noise = bytes(8) + np.random.default_rng(3).bytes(300_000)
+    stream = b"".join(plain[:1000]) + noise + b"".join(plain[1000:])
+    packed = packed_records(stream, np.random.default_rng(9))
+    got, source = read(PerfFile(records=packed, features=COMPRESSED_FEATURE).build())
+    assert got == plain
+    assert [d.what for d in source.damage] == [
+        f"record of size 0; {len(noise)} bytes are passed over"
+    ]
 
 
 def test_the_beginning_of_a_record_is_left_over() -> None:

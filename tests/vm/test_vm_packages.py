@@ -50,14 +50,29 @@ def test_continuation_lines_belong_to_their_field() -> None:
     assert "not a field" not in first
 
 
-def test_files_of_a_closure_are_named_as_apt_keeps_them() -> None:
+def test_a_simulation_says_what_would_be_installed() -> None:
     said = (
         "Reading package lists...\n"
-        "'http://host/pool/z/zlib1g_1.2.13_amd64.deb' zlib1g_1%3a1.2.13_amd64.deb 86684 MD5Sum:aa\n"
-        "'http://host/pool/t/t%2bx_1_all.deb' t+x_1_all.deb 5 SHA256:bb\n"
-        "'http://host/dists/x/InRelease' host_InRelease 9 \n"
+        "Inst gcc-12-base (12.2.0-14 Debian:12.14/oldstable [amd64])\n"
+        "Inst libc6 (2.36-9+deb12u14 Debian:12.14/oldstable [amd64]) []\n"
+        "Inst zlib1g (1:1.2.13.dfsg-1 Debian:12.14/oldstable [amd64])\n"
+        "Conf libc6 (2.36-9+deb12u14 Debian:12.14/oldstable [amd64])\n"
     )
-    assert packages.deb_names(said) == ["zlib1g_1%3a1.2.13_amd64.deb", "t+x_1_all.deb"]
+    assert packages.to_install(said) == [
+        ("gcc-12-base", "12.2.0-14"), ("libc6", "2.36-9+deb12u14"), ("zlib1g", "1:1.2.13.dfsg-1")]
+
+
+def test_a_package_is_found_by_its_version_as_apt_writes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = packages.Place("x", ("bookworm",))
+    archives = place.folder / "archives"
+    archives.mkdir(parents=True)
+    for name in ("zlib1g_1%3a1.2.13_amd64.deb", "zlib1g_1%3a1.2.11_amd64.deb"):
+        (archives / name).touch()
+    package = packages.Package("zlib1g", "1:1.2.13", (), "", 0, "")
+    assert place.download([package]) == [archives / "zlib1g_1%3a1.2.13_amd64.deb"]
 
 
 def test_security_suites_come_from_their_own_archive() -> None:

@@ -95,6 +95,11 @@ def test_another_programs_constants_are_found_anywhere(tmp_path: Path) -> None:
     regs.vectors[31][7] = held(9).vectors[2][1]
     found = tally(tmp_path, one(regs, ip=END), one(held(), tid=555), one())
     assert (found.strangers, found.strangers_believed) == (2, 2)
+    # The recorder copies samples through registers of its own.
+    recording = tmp_path / "perf.data"
+    holders = truth.read_holders(line(tid=7))
+    assert truth.check(recording, holders).strangers == 3
+    assert truth.check(recording, holders, recorder=100).strangers == 0
 
 
 def test_a_kernel_hit_with_the_marker_is_seen_but_not_believed(tmp_path: Path) -> None:

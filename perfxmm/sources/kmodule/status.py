@@ -8,6 +8,14 @@ from typing import Any
 
 from perfxmm.sources.kmodule.place import MODULE
 
+# In the order of xsaves_nmi.h; names that a newer module has come after them.
+_STATS = (
+    "hits", "written", "dropped_kernel", "dropped_kernel_fpu", "dropped_guest", "dropped_idle",
+    "dropped_nobody", "dropped_late", "dropped_not_loaded", "dropped_ts", "dropped_period",
+    "throttled", "errors", "ipis_busy", "ipis_lost", "nmis_late", "cycles", "save_cycles",
+    "worst_cycles", "worst_save_cycles",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -70,10 +78,11 @@ def read_status(root: Path = Path("/")) -> ModuleStatus | None:
 
     stats = {}
     if (base / "stats").is_dir():
-        for one in sorted((base / "stats").iterdir()):
-            value = number(f"stats/{one.name}")
+        there = {one.name for one in (base / "stats").iterdir()}
+        for name in (*_STATS, *sorted(there.difference(_STATS))):
+            value = number(f"stats/{name}")
             if value is not None:
-                stats[one.name] = value
+                stats[name] = value
     return ModuleStatus(
         version=text("version"), nmi=text("nmi"), instruction=text("instruction"),
         hz=number("hz"), period=number("period"), rfbm=number("rfbm"), xcr0=number("xcr0"),

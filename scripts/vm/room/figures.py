@@ -48,9 +48,9 @@ class Cell:
     """All boots of one emulator, processor model and kernel, added up.
 
     guarded: the module's counters over the recordings with default options. unguarded: those with
-    kernel hits opted in. open_tally: the recordings with the guard off. slow_handlers: notes in
-    the kernel log of an NMI handler that took long: the guest's clock runs on while a busy host
-    lets QEMU wait.
+    kernel hits opted in. open_tally: the recordings with the guard off. task_tally: those of
+    one task beside another. slow_handlers: notes in the kernel log of an NMI handler that took
+    long: the guest's clock runs on while a busy host lets QEMU wait.
     """
 
     emulator: str
@@ -64,6 +64,7 @@ class Cell:
     longest_s: float = 0.0
     tally: Tally = field(default_factory=Tally)
     open_tally: Tally = field(default_factory=Tally)
+    task_tally: Tally = field(default_factory=Tally)
     guarded: Counter[str] = field(default_factory=Counter)
     unguarded: Counter[str] = field(default_factory=Counter)
     worst_cycles: int = 0
@@ -97,7 +98,9 @@ class Cell:
         self.release, self.module = outcome.release, outcome.module
         self.seconds += outcome.ended.seconds
         self.longest_s = max(self.longest_s, outcome.ended.seconds)
-        self.tally = merged((self.tally, check(outcome.work / "perf.data", holders)))
+        recorder = int(files.get("recorder.txt", b"-1"))
+        found = check(outcome.work / "perf.data", holders, recorder)
+        self.tally = merged((self.tally, found))
         after = files.get("state-after", b"")
         counts = statistics(after)
         self.worst_cycles = max(self.worst_cycles, counts.pop("worst_cycles", 0))
@@ -109,6 +112,9 @@ class Cell:
             found = check(outcome.work / "kernel.data", read_holders(printed))
             self.open_tally = merged((self.open_tally, found))
             self.unguarded.update(statistics(files.get("state-kernel", b"")))
+        if "task.data" in files:
+            found = check(outcome.work / "task.data", read_holders(files.get("task.txt", b"")))
+            self.task_tally = merged((self.task_tally, found))
         for name, mask in WIDTHS.items():
             state = values(files.get(f"state-width-{name}", b""))
             # A processor without AVX-512 answers a wider mask with what it has.
@@ -140,6 +146,8 @@ class Cell:
             (self.open_tally.marked_believed, "kernel markers believed with the guard off"),
             (self.open_tally.strangers_believed,
              "another program's constants believed with the guard off"),
+            (sum(self.task_tally.wrong.values()), "wrong registers of one task"),
+            (self.task_tally.strangers, "snapshots of its neighbour in a recording of one task"),
             (len(self.complaints), f"complaints in the kernel log: {self.complaints[:3]}"),
             (self.cycles_asked - self.cycles_done, "load/record/unload cycles that failed"),
         ):
@@ -164,6 +172,7 @@ class Cell:
             "boots": self.boots,
             "seconds": round(self.seconds, 1), "longest_boot_s": round(self.longest_s, 1),
             "compared_snapshots": self.snapshots, "truth": self.tally.to_dict(),
+            "of_one_task": self.task_tally.to_dict(),
             "with_kernel_hits": self.open_tally.to_dict(), "module": dict(self.state),
             "guarded": dict(self.guarded), "unguarded": dict(self.unguarded),
             "save_cycles_per_hit": round(save, 1), "handler_cycles_per_hit": round(handler, 1),
@@ -196,6 +205,10 @@ def lines(cell: Cell) -> list[str]:
     if cell.open_tally.snapshots:
         rows.append(f"  guard off: {cell.open_tally.snapshots} snapshots, {cell.open_tally.marked} "
                     f"with the marker, {cell.open_tally.marked_believed} of those believed")
+    if cell.task_tally.snapshots:
+        rows.append(f"  one task: {cell.task_tally.snapshots} snapshots, compared "
+                    f"{cell.task_tally.compared['xmm']}, of its neighbour "
+                    f"{cell.task_tally.strangers}")
     rows.append(f"  cycles a hit: {save:.0f} the instruction, {handler:.0f} the handler, worst "
                 f"{cell.worst_cycles}")
     if cell.record_sizes:

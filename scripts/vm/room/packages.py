@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from .trouble import Unavailable
 
@@ -87,12 +86,12 @@ def parse_packages(text: str) -> list[Package]:
     ]
 
 
-def deb_names(print_uris: str) -> list[str]:
-    """The file names of an `apt-get --print-uris`, as apt writes them into its archive folder."""
-    return [
-        unquote(found[1]) if "%" not in found[1] else found[1]
-        for found in re.finditer(r"^'[^']+' (\S+\.deb) \d+", print_uris, re.MULTILINE)
-    ]
+def to_install(simulation: str) -> list[tuple[str, str]]:
+    """(name, version) of each package that an `apt-get --simulate install` would install.
+
+    --print-uris will not do: it leaves out what is in the archive folder already.
+    """
+    return re.findall(r"^Inst (\S+) \((\S+) ", simulation, re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -177,27 +176,30 @@ class Place:
             Unavailable: apt's own words, where something is not to be had.
         """
         words = ["install", "-y", "-q", "--no-install-recommends", *names]
-        listing = self._apt("apt-get", "--print-uris", *words)
+        wanted = to_install(self._apt("apt-get", "--simulate", *words))
         self._apt("apt-get", "--download-only", *words)
-        archives = self.folder / "archives"
-        kept = {path.name for path in archives.glob("*.deb")}
-        return [archives / name for name in deb_names(listing) if name in kept]
+        return [self._file(name, version) for name, version in wanted]
 
     def download(self, packages: Iterable[Package]) -> list[Path]:
         """These packages alone, as files."""
-        archives = self.folder / "archives"
         files = []
         for package in packages:
-            version = package.version.replace(":", "%3a")
-            matches = list(archives.glob(f"{package.name}_{version}_*.deb"))
-            if not matches:
+            if not self._kept(package.name, package.version):
                 self._apt("apt-get", "download", "-q", f"{package.name}={package.version}",
-                          folder=archives)
-                matches = list(archives.glob(f"{package.name}_{version}_*.deb"))
-            if not matches:
-                raise Unavailable(f"apt-get download {package.name}={package.version} left no file")
-            files.append(matches[0])
+                          folder=self.folder / "archives")
+            files.append(self._file(package.name, package.version))
         return files
+
+    def _kept(self, name: str, version: str) -> list[Path]:
+        # As apt writes versions into the names of files: the colon of an epoch is no colon.
+        pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
+        return list((self.folder / "archives").glob(pattern))
+
+    def _file(self, name: str, version: str) -> Path:
+        kept = self._kept(name, version)
+        if not kept:
+            raise Unavailable(f"apt-get left no file of {name} {version} in {self.folder}/archives")
+        return kept[0]
 
     def source(self, name: str, into: Path) -> Path:
         """The original source of a package as one tar file."""

@@ -41,8 +41,10 @@ class Wishes:
 
     seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
-    also a short recording with kernel-mode hits opted in. cycles: load,
-    record (guest/listen.c), unload so often. soak_s: guest seconds of recording into nothing.
+    also a short recording with kernel-mode hits opted in. one_task: also one of a single task
+    beside another. widths: also one of each register width. cycles: load, record (guest/listen.c),
+    unload so often. soak_s: guest seconds of recording into nothing. recorder: what makes the main
+    recording, perf or perfxmm with its source nmi.
     """
 
     seconds: float = 1.0
@@ -50,10 +52,12 @@ class Wishes:
     mask: int | None = None
     ssp: bool = False
     kernel_hits: bool = True
+    one_task: bool = False
     widths: bool = False
     cycles: int = 0
     soak_s: int = 0
     nmi: str = "ipi"
+    recorder: str = "perf"
 
 
 def holders(wishes: Wishes) -> str:
@@ -106,8 +110,15 @@ record() {
     perf record -q -R -B -N -e xsaves_nmi:snapshot -a "$@" >> /out/perf.txt 2>&1 ||
         say "perf record: $?"
 }
+record_perfxmm() {
+    PYTHONPATH=/room/site python3.11 -m perfxmm record --source nmi -a "$@" \\
+        >> /out/perfxmm.txt 2>&1 &
+    echo $! > /out/recorder.txt
+    wait $! || say "perfxmm record: $?"
+}
 finish() {
     dmesg > /out/dmesg.txt
+    [ -e /proc/lockdep_stats ] && cat /proc/lockdep_stats > /out/lockdep.txt
     set --
     for file in /out/*; do set -- "$@" "$file" "${file#/out/}"; done
     /room/send "$@" END
@@ -141,6 +152,8 @@ def script(wishes: Wishes) -> str:
         f"cat {TRACING}/events/xsaves_nmi/snapshot/format > /out/format.txt",
         "state before",
         "say recording",
+        "record_perfxmm -o /out/perf.data -- /bin/sh /room/holders"
+        if wishes.recorder == "perfxmm" else
         "record -o /out/perf.data -- /bin/sh /room/holders",
         "state after",
         "rmmod xsaves_nmi || say rmmod refused",
@@ -152,6 +165,18 @@ def script(wishes: Wishes) -> str:
             f"load {module_words(wishes, 'kernel_hits=1')}",
             "record -o /out/kernel.data -- /room/holder 120 marker 1 0",
             "state kernel",
+            "rmmod xsaves_nmi || say rmmod refused",
+        ]
+    if wishes.one_task:
+        # An event of one task: its neighbour on the CPU must not turn up.
+        lines += [
+            "say one task",
+            f"load {words}",
+            "/room/holder 118 spin 100000 0 > /dev/null & other=$!",
+            "perf record -q -R -B -N -e xsaves_nmi:snapshot -o /out/task.data -- "
+            f"/room/holder 119 spin {wishes.seconds} 0 >> /out/task.txt 2>> /out/perf.txt",
+            "kill $other",
+            "state task",
             "rmmod xsaves_nmi || say rmmod refused",
         ]
     if wishes.widths:

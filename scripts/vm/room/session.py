@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .build import KMOD, Built, build, content_key, sources_of
 from .emulators import Bochs, Ended, Guest, Qemu
+from .guestpython import add_perfxmm, python_archive, site_packages
 from .image import Archive, base_archive
 from .kernels import KERNELS, Boot, boot_of
 from .packages import Place, cache_folder
@@ -17,9 +18,13 @@ from .roots import make_root
 from .trouble import Trouble
 from .wire import unframe
 
+GUEST_PLACE = Place("guest", ("bookworm", "bookworm-security"))
+GUEST_PACKAGES = ("linux-perf", "busybox-static")
+
 COMPLAINTS = re.compile(
     r"WARNING:|BUG:|Oops|general protection|Call Trace|lockdep|KASAN|UBSAN|unknown reason|"
-    r"soft lockup|hard LOCKUP|rcu.*stall|perf: interrupt took too long|Tainted: .*[BDW]",
+    r"soft lockup|hard LOCKUP|rcu.*stall|suspicious RCU|possible .*(lock|deadlock)|"
+    r"INFO: trying to register|DEBUG_LOCKS_WARN|ODEBUG",
 )
 
 
@@ -43,13 +48,23 @@ class Outcome:
 
 def guest_base(refresh: bool = False) -> Path:
     """The part of the guest's file system that every run shares, kept in the cache."""
-    root = make_root("guest", Place("guest", ("bookworm", "bookworm-security")),
-                     ("linux-perf", "busybox-static"), refresh=refresh)
+    root = make_root("guest", GUEST_PLACE, GUEST_PACKAGES, refresh=refresh)
     key = content_key([Path(__file__).with_name("image.py")])
     target = cache_folder() / "built" / f"base-{key}.cpio"
     if not target.exists() or refresh:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(base_archive(root))
+    return target
+
+
+def python_base(refresh: bool = False) -> Path:
+    """Python and perfxmm's dependencies for the guest, kept in the cache."""
+    root = make_root("guest", GUEST_PLACE, GUEST_PACKAGES)
+    site = site_packages(refresh)
+    key = content_key([Path(__file__).with_name("guestpython.py")], site.name)
+    target = cache_folder() / "built" / f"python-{key}.cpio"
+    if not target.exists() or refresh:
+        target.write_bytes(python_archive(root))
     return target
 
 
@@ -63,6 +78,8 @@ def plan_archive(built: Built, wishes: Wishes) -> bytes:
         archive.file(f"room/{name}", path.read_bytes(), 0o755)
     for name, path in built.modules.items():
         archive.file(f"room/{name}.ko", path.read_bytes())
+    if wishes.recorder == "perfxmm":
+        add_perfxmm(archive)
     return archive.bytes()
 
 
@@ -86,11 +103,16 @@ def run(emulator: Qemu | Bochs, series: str, wishes: Wishes, work: Path, *, mode
     work.mkdir(parents=True, mode=0o700)
     plan = work / "plan.cpio"
     plan.write_bytes(plan_archive(built, wishes))
+    initrds = [guest_base(refresh), plan]
+    memory_mb = 768
+    if wishes.recorder == "perfxmm":
+        initrds.insert(1, python_base(refresh))
+        memory_mb = 1536
     guest = Guest(
-        work, boot.image, (guest_base(refresh), plan),
+        work, boot.image, initrds,
         "console=ttyS0 rdinit=/init panic=-1 quiet loglevel=4 mitigations=off nokaslr "
         "cryptomgr.notests",
-        model or emulator.models[0])
+        model or emulator.models[0], memory_mb=memory_mb)
     ended = emulator.run(guest, timeout_s)
     received = unframe((work / "out.bin").read_bytes() if (work / "out.bin").exists() else b"")
     for name, body in received.files.items():
@@ -105,6 +127,11 @@ def run(emulator: Qemu | Bochs, series: str, wishes: Wishes, work: Path, *, mode
             f"({'ended after the time limit' if ended.timed_out else 'it stopped'} at "
             f"{ended.seconds:.0f} s; damaged: {', '.join(received.damaged) or 'none'}). "
             f"Console, last lines:\n{said}\n{ended.said}")
+    if "perf.data" not in received.files:
+        said = b"".join(received.files.get(name, b"")[-1500:] for name in
+                        ("perf.txt", "perfxmm.txt", "trouble.txt")).decode("utf-8", "replace")
+        raise Trouble(f"{emulator.name}, kernel {boot.release}: nothing was recorded. The guest "
+                      f"said:\n{said}")
     log = received.files.get("dmesg.txt", b"").decode("utf-8", "replace")
     return Outcome(
         emulator.name, emulator.version(), guest.model, series, boot.release,
