@@ -97,9 +97,12 @@ def forget_written(values: Values, instruction: iced.Instruction) -> None:
         register = (kind, number)
         if kind == "v":
             low = size if not clears else 64
+            result: list[int] | None = None
             if clears and size == 64 and first in PLACES and PLACES[first][:2] == register:
                 low = PLACES[first][2]
-            values.put(register, values.unknowns(low // 4), clear=clears)
+                if instruction.zeroing_masking:
+                    result = masked(values, instruction, values.unknowns(low // 4), low)
+            values.put(register, result or values.unknowns(low // 4), clear=clears)
         elif kind == "k":
             bits = lanes_compared(instruction)
             values.put(register, [values.below(bits), values.below(bits - 32)])
