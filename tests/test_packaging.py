@@ -17,7 +17,7 @@ def test_version_is_said_in_one_voice() -> None:
 
 def test_metadata() -> None:
     about = metadata.metadata("perfxmm")
-    assert about["License-Expression"] == "MIT"
+    assert about["License-Expression"] == "MIT AND GPL-2.0-only"  # the kernel module
     assert about["Requires-Python"] == ">=3.11"
     (entry,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "perfxmm")
     assert entry.value == "perfxmm.cli.main:run"
