@@ -97,12 +97,14 @@ class Resync:
     """Searches one data section, data[:end], for chains of records.
 
     payloads: whether some types have payload outside header.size. judge: what else is known of
-    samples, if anything.
+    samples, if anything. big: records are those of a big-endian machine, for `find` alone.
     """
 
     def __init__(
-        self, data: U8, end: int, *, payloads: bool = True, judge: Judge | None = None
+        self, data: U8, end: int, *, payloads: bool = True, judge: Judge | None = None,
+        big: bool = False,
     ) -> None:
+        self._big = big
         self._data = data
         self._end = end
         self._payloads = payloads
@@ -139,7 +141,7 @@ class Resync:
 
     def _search(self, begin: int, step: int) -> None:
         count = min(self._span, self._end - HEADER_BYTES - begin + step) // step
-        words: U64 = np.ndarray(max(count, 1), "<u8", self._data, begin, (step,))
+        words = self._headers(np.ndarray(max(count, 1), "<u8", self._data, begin, (step,)))
         likely = np.flatnonzero((words & _SURELY_NOT == 0) & (words >= _SMALLEST))
         likely = likely[_plausible(words[likely])]
         at = likely * step + begin
@@ -163,7 +165,7 @@ class Resync:
                 lengths[rows] = count
             inside = at <= self._end - HEADER_BYTES
             rows, at = rows[inside], at[inside]
-            headers = gather_u64(self._data, at)
+            headers = self._headers(gather_u64(self._data, at))
             good = _plausible(headers)
             rows, at, headers = rows[good], at[good], headers[good]
             sizes = (headers >> _SIZE_SHIFT).astype(np.int64)
@@ -178,6 +180,15 @@ class Resync:
             at = after
         lengths[rows] = CHAIN
         return lengths
+
+    def _headers(self, words: U64) -> U64:
+        """Header words as on a little-endian machine."""
+        if not self._big:
+            return words
+        words = words.byteswap()
+        sixteen, low = np.uint64(16), np.uint64(0xFFFF)
+        upper = (words & low) << sixteen | words >> sixteen & low
+        return words >> np.uint64(32) | upper << np.uint64(32)
 
     def _fitting(self, at: I64, types: U64, sizes: I64) -> npt.NDArray[np.bool_]:
         good = np.ones(len(at), np.bool_)
@@ -197,8 +208,12 @@ class Resync:
         after = after.copy()
         payload = gather_u64(self._data, at[rows] + HEADER_BYTES)
         tracing = types[rows] == _R.HEADER_TRACING_DATA
+        first = payload & _TYPE
+        if self._big:
+            payload = payload.byteswap()
+            first = payload >> np.uint64(32)
         # What is larger than the data is all alike; so nothing overflows.
-        payload = np.minimum(np.where(tracing, payload & _TYPE, payload), np.uint64(1 << 60))
+        payload = np.minimum(np.where(tracing, first, payload), np.uint64(1 << 60))
         length = payload.astype(np.int64)
         after[rows] += np.where(tracing, length + (-length & 7), length)
         return after

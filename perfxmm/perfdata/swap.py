@@ -3,7 +3,8 @@
 Records keep their size and their place, so that offsets stay those of the file. What is not a
 number stays as it is: names, RAW payloads, copies of the user stack, AUX data, and features inside
 HEADER_FEATURE, which `features` decodes in the recording's byte order. Where a header makes no
-sense the rest is copied as it is; the scan of the result says what is wrong and where.
+sense all is copied as it is up to where records begin again; the scan of the result says what is
+wrong and where.
 
 Which fields there are: include/uapi/linux/perf_event.h and tools/lib/perf/include/perf/event.h,
 Linux 7.3. Of BPF_METADATA and SCHEDSTAT_* and of unknown types only header and trailer are
@@ -32,6 +33,7 @@ from perfxmm.kernel.layout import FieldKind, LayoutPlan, SetPlan, plan_layout
 from perfxmm.perfdata.blocks import Damage
 from perfxmm.perfdata.expand import COMPRESSED_TYPES, Stream
 from perfxmm.perfdata.origins import Origins
+from perfxmm.perfdata.resync import Resync
 from perfxmm.perfdata.source import Mapped, spool_error
 
 _CHUNK_BYTES = 4 << 20
@@ -120,6 +122,7 @@ class _Job:
     ) -> None:
         self.data, self.end, self.spool = data, end, spool
         self.swapper, self.stream = swapper, stream
+        self.search = Resync(data.view, end, big=True)
         self.origins = Origins()
         self.packed: Counter[int] = Counter()
 
@@ -154,10 +157,19 @@ class _Job:
         self.origins.add(self.spool.tell(), at, copied=True)
         chunk = bytearray(self.data[at : min(at + _CHUNK_BYTES, self.end)])
         done, payload = self.swapper.swap(chunk, last=at + len(chunk) >= self.end)
+        if payload is None:
+            # What follows cannot be understood. The scan of the result tells of it.
+            found = self.search.find(at + done, 2)
+            until = self.end if found is None else found
+            head = at + done - _HEADER_BYTES
+            (size,) = struct.unpack_from("<H", chunk, max(done - 2, 0))
+            if found is not None and head + size > self.end:
+                # Its header stays as it was, too: nobody may take what stays for numbers.
+                chunk[done - _HEADER_BYTES : done] = self.data[head : at + done]
+        else:
+            until = min(at + done + payload, self.end)
         self.spool.write(memoryview(chunk)[:done])
         at += done
-        # None: what follows cannot be understood.
-        until = self.end if payload is None else min(at + payload, self.end)
         for place in range(at, until, _CHUNK_BYTES):
             self.spool.write(self.data[place : min(place + _CHUNK_BYTES, until)])
         return until
@@ -268,10 +280,11 @@ class Swapper:
             if kind == RecordType.SAMPLE:
                 if not (at | size) & 7:
                     samples += (at >> 3, (at + size) >> 3)
-                elif not size & 7:  # behind a record of an odd size
-                    alone = chunk[at : at + size]
-                    self._samples(alone, np.array([[0, size >> 3]], np.int64))
-                    chunk[at : at + size] = alone
+                else:  # of an uneven size, or behind such a record
+                    whole = size & ~7
+                    alone = chunk[at : at + whole]
+                    self._samples(alone, np.array([[0, whole >> 3]], np.int64))
+                    chunk[at : at + whole] = alone
             else:
                 body = bytes(chunk[at + _HEADER_BYTES : at + size])
                 chunk[at + _HEADER_BYTES : at + size] = self.body(kind, misc, body)

@@ -297,6 +297,34 @@ def test_damage_is_told_as_in_a_little_endian_file() -> None:
     assert "record of size 0" in source.damage[0].what
 
 
+@pytest.mark.parametrize("size", [0, 3, 7, 0xFFF0, 0xFFFF])
+def test_a_wrong_size_costs_its_record_in_both_orders(size: int) -> None:
+    samples = [eo.sample(FULL, Values(raw=b"12345", stack=bytes(16))) for _ in range(20)]
+    recording = Recording([FULL], samples)
+    for write in (recording.file, recording.pipe):
+        whole = records(read(write("<")))
+        rows = [row for row, (_, one) in enumerate(whole) if one[0] == 9]
+        for row in (rows[0], rows[7], rows[17]):
+            at = whole[row][0]
+            for order in ("<", ">"):
+                data = bytearray(write(order))
+                struct.pack_into(f"{order}H", data, at + 6, size)
+                source = read(bytes(data))
+                got = records(source)
+                assert [d.offset for d in source.damage] == [at]
+                # A little-endian one may be kept; never what was not rewritten.
+                assert [one for one in got if one[0] != at] == whole[:row] + whole[row + 1 :]
+                assert order == "<" or at not in dict(got)
+
+
+@pytest.mark.parametrize("more", [1, 3, 7])
+def test_samples_of_uneven_sizes_are_the_same_in_both_orders(more: int) -> None:
+    """Each but the first begins at an uneven place, too."""
+    one = eo.sample(PLAIN, Values())
+    little, _ = same(Recording([PLAIN], [Record(9, [*one.body, bytes(more)], one.misc)] * 20))
+    assert len(records(little)) == 21
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_flipped_bytes_of_a_big_endian_file(data: st.DataObject) -> None:

@@ -14,6 +14,8 @@ from .trouble import Trouble
 
 SOURCE = "linux-source-6.1"
 TREE = "usr/src/linux-debug"
+TOOLS = ("libelf1", "libelf-dev", "zlib1g", "flex", "bison", "bc", "tar", "xz-utils", "perl-base",
+         "bzip2", "gzip")
 
 # Kconfig symbols on top of `make allnoconfig`; what they select comes by itself.
 ON = (
