@@ -10,12 +10,11 @@ from __future__ import annotations
 import struct
 
 from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import MISC_CPUMODE_MASK, CpuMode, RecordType
+from perfxmm.kernel.constants import MISC_CPUMODE_MASK, CpuMode
 from perfxmm.kernel.layout import LayoutPlan, plan_layout
-from perfxmm.kernel.ring import walk
 from perfxmm.kernel.traceformat import TraceField, TraceFormat
 from perfxmm.perfdata.snapshotinfo import IMAGE_FIELD, SnapshotFlag
-from perfxmm.sources.scrub import field_end
+from perfxmm.sources.scrub import field_end, rewrite_samples
 
 _OWN = SnapshotFlag.USER | SnapshotFlag.IN_NMI
 _DOUBT = _OWN | SnapshotFlag.NEED_FPU_LOAD | SnapshotFlag.KERNEL_THREAD
@@ -39,32 +38,16 @@ class SnapshotScrubber:
 
     def __call__(self, data: bytes | memoryview) -> bytes | memoryview:
         """`data` itself where nothing had to go, else the rewritten records."""
-        view = memoryview(data)
-        out: bytearray | None = None
-        kept_from = 0
-        headers = view[: len(view) & ~7].cast("H")
-        for offset, size in walk(view):
-            if headers[offset >> 1] != RecordType.SAMPLE:
-                continue
-            record = view[offset : offset + size]
-            try:
-                replaced = self._replaced(record, headers[(offset >> 1) + 2])
-            except (IndexError, ValueError, struct.error):
-                self.dropped += 1
-                replaced = b""
-            if replaced is None:
-                continue
-            if out is None:
-                out = bytearray()
-            out += view[kept_from:offset]
-            out += replaced
-            kept_from = offset + size
-        if out is None:
-            return data
-        out += view[kept_from:]
-        return bytes(out)
+        return rewrite_samples(data, self._replaced)
 
     def _replaced(self, record: memoryview, misc: int) -> bytes | None:
+        try:
+            return self._rewrite(record, misc)
+        except (IndexError, ValueError, struct.error):
+            self.dropped += 1
+            return b""
+
+    def _rewrite(self, record: memoryview, misc: int) -> bytes | None:
         """The record without its image; None where it may stay."""
         words = record.cast("Q")
         at = self._plan.fixed_words

@@ -12,7 +12,7 @@ redaction, every set of every sample.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from perfxmm.kernel.attr import EventAttr
@@ -77,29 +77,11 @@ class Scrubber:
 
     def __call__(self, data: bytes | memoryview) -> bytes | memoryview:
         """`data` itself where nothing had to go, else the rewritten records."""
-        view = memoryview(data)
-        out: bytearray | None = None
-        kept_from = 0
-        headers = view[: len(view) & ~7].cast("H")
-        for offset, size in walk(view):
-            if headers[offset >> 1] != RecordType.SAMPLE:
-                continue
-            doomed = self._doomed(headers[(offset >> 1) + 2])
-            if not doomed:
-                continue
-            record = view[offset : offset + size]
-            replaced = self._rewrite(record, doomed)
-            if replaced is None:
-                continue
-            if out is None:
-                out = bytearray()
-            out += view[kept_from:offset]
-            out += replaced
-            kept_from = offset + size
-        if out is None:
-            return data
-        out += view[kept_from:]
-        return bytes(out)
+        return rewrite_samples(data, self._replaced)
+
+    def _replaced(self, record: memoryview, misc: int) -> bytes | None:
+        doomed = self._doomed(misc)
+        return self._rewrite(record, doomed) if doomed else None
 
     def _doomed(self, misc: int) -> tuple[str, ...]:
         mode = misc & MISC_CPUMODE_MASK
@@ -138,6 +120,35 @@ class Scrubber:
         if self._id_word is None:
             raise KeyError("samples of several events carry no id")
         return self._plans[words[self._id_word]]
+
+
+def rewrite_samples(
+    data: bytes | memoryview, replaced: Callable[[memoryview, int], bytes | None]
+) -> bytes | memoryview:
+    """Runs of whole records with some samples exchanged; `data` itself where none was.
+
+    replaced: is given a sample's record and its `misc`; says what stands in its place, b"" for
+    nothing, None where it stays.
+    """
+    view = memoryview(data)
+    out: bytearray | None = None
+    kept_from = 0
+    headers = view[: len(view) & ~7].cast("H")
+    for offset, size in walk(view):
+        if headers[offset >> 1] != RecordType.SAMPLE:
+            continue
+        instead = replaced(view[offset : offset + size], headers[(offset >> 1) + 2])
+        if instead is None:
+            continue
+        if out is None:
+            out = bytearray()
+        out += view[kept_from:offset]
+        out += instead
+        kept_from = offset + size
+    if out is None:
+        return data
+    out += view[kept_from:]
+    return bytes(out)
 
 
 def locate_sets(words: memoryview, plan: LayoutPlan) -> Iterator[SetPlace]:
