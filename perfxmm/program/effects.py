@@ -38,6 +38,7 @@ _BY_MNEMONIC = {
     number: _EFFECTS[name] for number, name in MNEMONICS.items() if name in _EFFECTS
 }
 _FORGETTING = frozenset(number for number, name in MNEMONICS.items() if name in _ANYTHING)
+_SYSTEM_CALLS = frozenset((iced.Mnemonic.SYSCALL, iced.Mnemonic.INT, iced.Mnemonic.SYSENTER))
 _information = iced.InstructionInfoFactory()
 
 
@@ -75,8 +76,13 @@ def interrupted(values: Values, instruction: iced.Instruction) -> None:
     """What is left to be known when `instruction` is the next one to run, or the rest of it is.
 
     A repeated string instruction, a gather and a scatter may be taken up again in their middle
-    (SDM volume 1, 7.3.9.2; volume 2, VPGATHERDD): their registers then have moved on.
+    (SDM volume 1, 7.3.9.2; volume 2, VPGATHERDD): their registers then have moved on. A system call
+    that a signal interrupted is begun again by the kernel, which puts the IP back on it (signal(7))
+    with RCX and R11 as SYSCALL left them.
     """
+    if instruction.mnemonic in _SYSTEM_CALLS:
+        forget_written(values, instruction)
+        values.forget(("g", 0))
     if instruction.is_vsib or (instruction.is_string_instruction and (
         instruction.has_rep_prefix or instruction.has_repe_prefix or instruction.has_repne_prefix
     )):

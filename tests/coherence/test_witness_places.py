@@ -142,6 +142,9 @@ def test_instructions_that_are_taken_up_again(tmp_path: Path) -> None:
     body = Assembly().raw("31c9").raw("31c0").raw("f3a4").raw(RET)
     assert known(tmp_path, body, at=1) == ["rcx = 0"]
     assert known(tmp_path, body, at=2) == ["rax = 0"]
+    # xor ecx, ecx; xor edi, edi; xor eax, eax; syscall: a signal may have it begin again.
+    body = Assembly().raw("31c9").raw("31ff").raw("31c0").raw("0f05").raw(RET)
+    assert known(tmp_path, body, at=3) == ["rdi = 0"]
     # vpxor ymm0; kxnorw k1; vgatherdps zmm0{k1}, [rax+zmm1*2]: result and mask so far.
     body = Assembly().raw("c5fdefc0").raw("c5f446c9").raw("62f27d49920448").raw(RET)
     assert known(tmp_path, body, at=2) == []
