@@ -72,7 +72,7 @@ class Reader:
     Memory, whatever the bytes say: opening takes the attrs, features (16 MiB), ids (2 million) and
     names, each bounded where it is read (`header`, `pipe`), and the numbers of one block;
     `blocks` a block's columns beside its mapped bytes (BLOCK_RECORDS, BLOCK_BYTES);
-    `ordered_blocks` 24 bytes for each waiting record (WINDOW_RECORDS) and a few copies of that.
+    `ordered_blocks` 24 bytes for each waiting record (WINDOW_RECORDS) and three copies of that.
     What is unpacked goes to a temporary file, bounded in `expand`.
 
     Raises DamagedInput for what is no recording or ends before its first record, UsageError and
