@@ -309,13 +309,15 @@ class _Scanner:
         word = self._word(at)
         size = word >> 48
         known = like_header(word)
-        if at & 7:
+        if at & 7 or word & 0xFFFFFFFF in UNEVEN_TYPES:
             self._step = 1
         # A last record that is cut short may hold whatever looks like a record; payload all the
         # more.
         cut = known and size >= HEADER_BYTES and not size & 7
         least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
         found = self._resync.find(at + 8, least, step=self._step)
+        if found is None and self._step > 1:
+            found = self._resync.find(at + 8, max(least, 2), step=1)
         if found is None:
             what = damage.what
             if size < HEADER_BYTES:
