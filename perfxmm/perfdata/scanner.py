@@ -64,7 +64,7 @@ def _doubtful(words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
     uneven = (words >> np.uint64(48) & np.uint64(7)) != 0
     for kind in UNEVEN_TYPES:
         uneven &= types != np.uint64(kind)
-    found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | uneven
+    found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | (types == 0) | uneven
     return found
 
 
@@ -214,7 +214,7 @@ class _Scanner:
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
         if len(headers) and self._any_weird(headers):
-            weird = headers & np.uint64(_WEIRD) != 0
+            weird = (headers & np.uint64(_WEIRD) != 0) | (headers & _TYPE == 0)
             if self._too_long < 1 << 64:
                 weird |= headers >= np.uint64(self._too_long)
             offsets, headers, after, damage = self._look_closer(
@@ -227,9 +227,13 @@ class _Scanner:
         return offsets, headers, after
 
     def _any_weird(self, headers: U64) -> bool:
-        return bool(int(np.bitwise_or.reduce(headers)) & _WEIRD) or (
-            self._too_long < 1 << 64 and int(headers.max()) >= self._too_long
-        )
+        if int(np.bitwise_or.reduce(headers)) & _WEIRD:
+            return True
+        if self._too_long < 1 << 64 and int(headers.max()) >= self._too_long:
+            return True
+        # Type 0 is none; floating-point numbers look like it. Of a run the first tells.
+        types = (headers if headers.flags.c_contiguous else headers[:1]) & _TYPE
+        return not bool(types.all())
 
     def _look_closer(
         self, offsets: I64, headers: U64, after: int, damage: Damage | None, rows: I64
@@ -294,22 +298,30 @@ class _Scanner:
             if self._resync.through(at + 8, after, after, step=self._step) is not None:
                 return Damage(at, what)
             self._trust(after, at)
+            if self._doubts_length(np.uint64(word)):
+                self._too_long = size + 1 << 48
             return None
-        found = self._resync.find(at + 8, 1, step=self._step)
+        found = self._resync.find(at + self._step, 1, step=self._step)
         if found is None:
             self._trusted = self._end
             return None
         if self._resync.leads(at, found):
             self._trust(found, at)
             return None
+        if found >= after and like_header(word):
+            self._trust(after, at)  # what is wrong is behind it
+            return None
         return Damage(at, what)
 
     def _doubts(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
-        found = _doubtful(words)
-        if self._too_long < 1 << 64:
-            sample = words & _TYPE == np.uint64(RecordType.SAMPLE)
-            found = found | sample & (words >= np.uint64(self._too_long))
-        return found
+        return _doubtful(words) | self._doubts_length(words)
+
+    def _doubts_length(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+        """bool [n]: samples that are longer than any so far and than they should be."""
+        sample: npt.NDArray[np.bool_] = words & _TYPE == np.uint64(RecordType.SAMPLE)
+        if self._too_long >= 1 << 64:
+            return sample & False
+        return sample & (words >= np.uint64(self._too_long))
 
     def _trust(self, until: int, at: int) -> None:
         self._trusted = until
@@ -337,9 +349,9 @@ class _Scanner:
         # more.
         cut = known and size >= HEADER_BYTES and not size & 7
         least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
-        found = self._resync.find(at + 8, least, step=self._step)
+        found = self._resync.find(at + self._step, least, step=self._step)
         if found is None and self._step > 1:
-            found = self._resync.find(at + 8, max(least, 2), step=1)
+            found = self._resync.find(at + 1, max(least, 2), step=1)
         if found is None:
             what = damage.what
             if size < HEADER_BYTES:
