@@ -103,6 +103,8 @@ def test_the_mirror_is_the_systems_own(repositories: str, found: str) -> None:
 
 
 def test_a_named_mirror_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("apt-get"):
+        pytest.skip("apt-get is not here")
     monkeypatch.setenv("PERFXMM_VM_MIRROR", "http://mirror.example/pub/")
     assert packages.mirror() == "http://mirror.example/pub"
 

@@ -34,13 +34,13 @@ def mirror() -> str:
     $PERFXMM_VM_MIRROR, else the Debian mirror that this system's own apt uses.
 
     Raises:
-        Unavailable: neither is there (on Ubuntu: name a mirror).
+        Unavailable: no apt here, or neither mirror (on Ubuntu: name one).
     """
-    if named := os.environ.get("PERFXMM_VM_MIRROR"):
-        return named.rstrip("/")
     if not shutil.which("apt-get"):
         raise Unavailable("The machine room fetches Debian packages with apt-get, which is not "
                           "here. Run it on Debian or Ubuntu, or in a container of one.")
+    if named := os.environ.get("PERFXMM_VM_MIRROR"):
+        return named.rstrip("/")
     done = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)"],
                           capture_output=True, text=True, check=False)
     found = mirror_among(done.stdout)
