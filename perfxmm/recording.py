@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from perfxmm import coherence
 from perfxmm.analysis.account import Account
@@ -24,11 +23,10 @@ from perfxmm.coherence.context import EventContext, JudgeContext
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.coherence.witness.statement import note_silence
 from perfxmm.errors import UsageError
+from perfxmm.event_context import asked_table, event_context
 from perfxmm.kernel import dialects
-from perfxmm.kernel.attr import EventAttr
-from perfxmm.kernel.constants import AttrFlag, CpuMode, PerfType, SampleType
-from perfxmm.kernel.layout import X86_ARCHES
-from perfxmm.kernel.registers import CLASSIC_GPR_MASK, EGPR_MASK, GPR_NAMES, SSP_MASK
+from perfxmm.kernel.constants import AttrFlag, CpuMode, SampleType
+from perfxmm.kernel.registers import GPR_NAMES
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.order import WINDOW_TEXT
 from perfxmm.perfdata.reader import Damage, Event, Reader, RecordBlock
@@ -37,8 +35,9 @@ from perfxmm.program.binaries import default_archives
 from perfxmm.program.places import Places
 from perfxmm.program.remarks import remarks
 from perfxmm.program.timeline import Timeline
+from perfxmm.sideband_feed import SidebandFeed
 from perfxmm.snapshots import sideband
-from perfxmm.snapshots.batch import VERDICT_CLASSES, Bool, RegisterSet, SnapshotBatch
+from perfxmm.snapshots.batch import Bool, RegisterSet, SnapshotBatch
 from perfxmm.snapshots.decode import EXTRA_COLUMNS, RAGGED_COLUMNS, Decoder
 from perfxmm.snapshots.deferred import COOKIES, join_deferred
 from perfxmm.snapshots.gather import ALL_COLUMNS
@@ -55,13 +54,6 @@ if TYPE_CHECKING:
 BATCH_SAMPLES = 8192
 # In file order: how far behind a sample its names may stand and still be known.
 LOOK_AHEAD_RECORDS = 65_536
-# A thread made by this one is a kernel thread (kernel/kthread.c names it so).
-_KTHREADD_PID, _KTHREADD_COMM = 2, "kthreadd"
-# PERF_COUNT_SW_CONTEXT_SWITCHES, _CPU_MIGRATIONS, _BPF_OUTPUT and _CGROUP_SWITCHES
-# (include/uapi/linux/perf_event.h, Linux 7.3): what only happens inside the kernel.
-_KERNEL_SOFTWARE_EVENTS = frozenset({3, 4, 10, 11})
-# Bits of the vector masks from register 16 on.
-_LOW_VECTORS = 16
 
 
 class Recording:
@@ -94,24 +86,15 @@ class Recording:
         self._timeline = Timeline(places or _places(self._reader, symfs))
         for path, build_id in _build_ids(self._reader.features):
             self._timeline.note_build_id(path, build_id)
-        # Without times (perf record --no-timestamp) the place in the file says what came first.
-        self._timed = any(event.attr.has(SampleType.TIME) for event in self.events)
-        # Before sample_id_all (Linux 2.6.38) only samples had times, and births and deaths. As in
-        # perf, all side-band then holds from where it stands.
-        self._sideband_timed = all(event.attr.flag(AttrFlag.SAMPLE_ID_ALL) for event in self.events)
+        self._feed = SidebandFeed(self.events, self._timeline)
         self._instructions: Instructions | None = None
         self._source_lines: SourceLines | None = None
         self._code_checks = code_checks
         self._witness: Witness | None = None
-        self._fed = 0
-        self._kthreadd = False
-        self._kthreadd_children: set[int] = set()
         self._settled: list[Settlement] = []
         self._contexts: tuple[EventContext, ...] = ()
         self._take_dialects()
         self.account = Account()
-        self.lost = 0
-        self.throttled = 0
         self._unequal_twins: Counter[int] = Counter()
 
     @property
@@ -201,8 +184,7 @@ class Recording:
             return self.metadata.source
         carriers = [context for context in self._contexts if context.classes]
         named = {source for context in carriers for source in context.sources.values()}
-        only = len(named) == 1 and all(c.sources.keys() == c.classes.keys() for c in carriers)
-        return named.pop() if only else ""
+        return named.pop() if len(named) == 1 and all(c.sources for c in carriers) else ""
 
     @property
     def instructions(self) -> Instructions:
@@ -277,18 +259,13 @@ class Recording:
         filters = filters or Filters()
         self.account = account = Account()
         self._unequal_twins.clear()
-        if self._timeline.forgot:
-            # An earlier pass kept only the last part of who ran what.
-            self._timeline.rewind()
-            self._fed = self.lost = self.throttled = 0
-            self._kthreadd = False
-            self._kthreadd_children.clear()
+        self._feed.begin()
         deferring = "chain" in columns and any(
             event.attr.flag(AttrFlag.DEFER_CALLCHAIN) for event in self.events
         )
         asked_columns = {*columns, COOKIES} if deferring else columns
         for block, late_chains in self._fed_blocks(batch_samples, ordered):
-            account.lost, account.throttled = self.lost, self.throttled
+            account.lost, account.throttled = self._feed.lost, self._feed.throttled
             batch = self._decoder.decode(block, columns=asked_columns)
             if not len(batch):
                 continue
@@ -339,7 +316,6 @@ class Recording:
         """Blocks of at most so many records whose side-band has been taken in, and the call
         chains that came after their samples.
         """
-        fed = 0
         blocks = (
             self._reader.ordered_blocks(block_records=batch_samples) if ordered
             else self._reader.blocks(block_records=max(batch_samples, LOOK_AHEAD_RECORDS))
@@ -349,10 +325,7 @@ class Recording:
             for record in self._sideband.decode(block):
                 if isinstance(record, sideband.CallchainDeferred):
                     late_chains.append(record)
-                fed += 1
-                if fed > self._fed:
-                    self._feed(record)
-                    self._fed = fed
+                self._feed.offer(record)
             if ordered:
                 yield block, late_chains
                 continue
@@ -376,48 +349,6 @@ class Recording:
                 _drop_columns(registers, wanted)
             yield batch
 
-    def _feed(self, record: sideband.Sideband) -> None:
-        time_ns = record.time_ns or 0
-        if not self._timed:
-            time_ns = max(record.file_offset, 0)
-        elif not self._sideband_timed:
-            time_ns = 0
-        timeline = self._timeline
-        match record:
-            case sideband.Comm():
-                timeline.comm(time_ns, record.pid, record.tid, record.name, record.is_exec)
-                if record.tid == _KTHREADD_PID:
-                    self._kthreadd = record.name == _KTHREADD_COMM
-                elif record.is_exec:
-                    self._kthreadd_children.discard(record.tid)
-            case sideband.Mmap(cpumode=CpuMode.GUEST_KERNEL | CpuMode.GUEST_USER):
-                pass  # a guest's addresses: no sample is looked up among them
-            case sideband.Mmap():
-                timeline.mmap(
-                    time_ns, record.pid, record.tid, record.start, record.length,
-                    record.page_offset, record.path, record.prot, record.build_id, record.maj,
-                    record.min, record.inode, record.inode_generation,
-                )
-            case sideband.Fork():
-                timeline.fork(
-                    time_ns, record.pid, record.parent_pid, record.tid, record.parent_tid,
-                    copies_maps=not record.made_up,
-                )
-                if record.parent_pid == _KTHREADD_PID:
-                    self._kthreadd_children.add(record.tid)
-                else:
-                    self._kthreadd_children.discard(record.tid)
-            case sideband.Ksymbol():
-                timeline.ksymbol(
-                    time_ns, record.start, record.length, record.name, record.registered
-                )
-            case sideband.Exit():
-                timeline.exit(time_ns, record.pid, record.tid)
-            case sideband.Lost():
-                self.lost += record.count
-            case sideband.Throttle(on=True):
-                self.throttled += 1
-
     def _take_dialects(self) -> None:
         """What the events asked for depends on their dialects, which samples may have settled."""
         if self._settled == self._decoder.settled:
@@ -437,7 +368,7 @@ class Recording:
             )
             for said, event in zip(self._settled, self.events, strict=True)
         )
-        self._asked = _asked_table(self._contexts)
+        self._asked = asked_table(self._contexts)
 
     def _count_twins(self, batch: SnapshotBatch) -> None:
         """How often the two sets of one sample that must be equal were not, by event."""
@@ -483,14 +414,12 @@ class Recording:
     def _context(self) -> JudgeContext:
         metadata = self.metadata
         arch_pebs = metadata.probes.get("arch_pebs") if metadata else None
-        # Side-band may name kthreadd only after its children.
-        kernel_tids = {_KTHREADD_PID, *self._kthreadd_children} if self._kthreadd else ()
         return JudgeContext(
             source=metadata.source if metadata else "",
             engine=metadata.engine if metadata else "", events=self._contexts,
             xen=metadata is not None and metadata.hypervisor.lower().startswith("xen"),
             arch_pebs=arch_pebs if isinstance(arch_pebs, bool) else None,
-            kernel_tids=frozenset(kernel_tids),
+            kernel_tids=self._feed.kernel_tids,
             redacted=metadata is not None and metadata.redact != "",
         )  # fmt: skip
 
@@ -498,7 +427,7 @@ class Recording:
         ip = attributed_ip(batch)
         mode = np.where(ip == batch.ip, batch.cpumode, np.uint8(CpuMode.USER))
         time_ns = batch.time_ns
-        if not self._timed:
+        if not self._feed.timed:
             time_ns = np.maximum(batch.file_offset, 0).astype(np.uint64)
         found = self._timeline.resolve(time_ns, batch.pid, batch.tid, ip, mode)
         batch.comm, batch.symbol = found.comm, found.symbol
@@ -568,53 +497,6 @@ def open(
     return Recording(path, dialect=dialect, symfs=symfs, code_checks=code_checks)
 
 
-def event_context(
-    attr: EventAttr, name: str = "", arch: str = "x86_64", *, snapshots: bool = False,
-    merged_proven: bool = True,
-) -> EventContext:
-    """What one event asked the kernel for, as the judge wants to know it.
-
-    name: as recorded; numbers of dynamic PMUs say nothing, the name of one of them does.
-    snapshots: its samples have images of the `nmi` source, which are the set `intr`; what was
-        asked for, each of them says by itself.
-    arch: the machine's name; masks of registers that are not x86's say nothing about classes.
-    merged_proven: the kernel's release, or who called, says that an attr in M's layout is M's.
-    """
-    classes: dict[str, frozenset[str]] = {}
-    for set_name, bit in (("intr", SampleType.REGS_INTR), ("user", SampleType.REGS_USER)):
-        if attr.has(bit) and arch in X86_ARCHES:
-            classes[set_name] = frozenset(_classes_asked(attr, set_name))
-    if snapshots:
-        classes["intr"] = frozenset(VERDICT_CLASSES)
-    return EventContext(
-        dialect=attr.dialect.name, precise_ip=attr.precise_ip,
-        exclude_kernel=attr.flag(AttrFlag.EXCLUDE_KERNEL), simd_enabled=attr.simd_enabled,
-        classes=classes, in_kernel=_in_kernel(attr, name),
-        high_vectors=frozenset(_sets_with_high_vectors(attr)),
-        sources={"intr": "nmi"} if snapshots else {},
-        merged_proven=merged_proven or attr.dialect.name != "M",
-    )  # fmt: skip
-
-
-def _in_kernel(attr: EventAttr, name: str) -> bool:
-    """Whether the event can only happen inside the kernel. Page faults and breakpoints happen at
-    a user instruction; what is counted by hardware, and other PMUs, the sample's mode decides."""
-    if attr.type == PerfType.SOFTWARE:
-        return attr.config in _KERNEL_SOFTWARE_EVENTS
-    return attr.type == PerfType.TRACEPOINT or name.startswith("kprobe/")
-
-
-def _sets_with_high_vectors(attr: EventAttr) -> Iterator[str]:
-    if attr.simd_enabled:
-        masks = (
-            ("intr", SampleType.REGS_INTR, attr.simd.vec_intr),
-            ("user", SampleType.REGS_USER, attr.simd.vec_user),
-        )
-        for name, bit, mask in masks:
-            if attr.has(bit) and mask >> _LOW_VECTORS:
-                yield name
-
-
 def _drop_columns(registers: RegisterSet, wanted: set[str]) -> None:
     n = len(registers.abi)
     if "gprs" not in wanted:
@@ -623,37 +505,6 @@ def _drop_columns(registers: RegisterSet, wanted: set[str]) -> None:
         registers.vectors = np.zeros((n, 0, 0), np.uint64)
     if "predicates" not in wanted:
         registers.predicates = np.zeros((n, 0), np.uint64)
-
-
-def _classes_asked(attr: EventAttr, name: str) -> Iterator[str]:
-    gprs = attr.gpr_mask(name)
-    if gprs & CLASSIC_GPR_MASK:
-        yield "gpr"
-    if gprs & EGPR_MASK:
-        yield "egpr"
-    if gprs & SSP_MASK:
-        yield "ssp"
-    if attr.legacy_xmm_mask(name):
-        yield "xmm"
-    if not attr.simd_enabled:
-        return
-    simd = attr.simd
-    if simd.vec_intr if name == "intr" else simd.vec_user:
-        for class_name, qwords in (("xmm", 2), ("ymm", 4), ("zmm", 8)):
-            if simd.vec_qwords >= qwords:
-                yield class_name
-    if simd.pred_intr if name == "intr" else simd.pred_user:
-        yield "opmask"
-
-
-def _asked_table(contexts: Sequence[EventContext]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Per set, bool [events, classes]."""
-    return {
-        name: np.array(
-            [[c.asks(name, cls) for cls in VERDICT_CLASSES] for c in contexts], np.bool_
-        ).reshape(len(contexts), len(VERDICT_CLASSES))
-        for name in ("intr", "user")
-    }
 
 
 class _DsoColumn(Sequence[str]):

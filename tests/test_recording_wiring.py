@@ -13,13 +13,14 @@ import perfxmm
 from perfxmm.coherence import reason_names
 from perfxmm.coherence.verdicts import Verdict
 from perfxmm.errors import UsageError
+from perfxmm.event_context import event_context
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import MISC_FORK_EXEC, CpuMode, PerfType, SampleType
 from perfxmm.kernel.dialects import R2, SimdRequest
 from perfxmm.perfdata import encode
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.writer import EventSpec
-from perfxmm.recording import Recording, event_context
+from perfxmm.recording import Recording
 
 SID = encode.SampleId(0, 0, 1, 0, 7)
 PMU = Metadata(source="pmu", dialect="M", classes=["gpr", "ymm"])

@@ -38,6 +38,7 @@ _BY_MNEMONIC = {
     number: _EFFECTS[name] for number, name in MNEMONICS.items() if name in _EFFECTS
 }
 _FORGETTING = frozenset(number for number, name in MNEMONICS.items() if name in _ANYTHING)
+_SYSTEM_CALLS = frozenset((iced.Mnemonic.SYSCALL, iced.Mnemonic.INT, iced.Mnemonic.SYSENTER))
 _information = iced.InstructionInfoFactory()
 
 
@@ -75,8 +76,13 @@ def interrupted(values: Values, instruction: iced.Instruction) -> None:
     """What is left to be known when `instruction` is the next one to run, or the rest of it is.
 
     A repeated string instruction, a gather and a scatter may be taken up again in their middle
-    (SDM volume 1, 7.3.9.2; volume 2, VPGATHERDD): their registers then have moved on.
+    (SDM volume 1, 7.3.9.2; volume 2, VPGATHERDD): their registers then have moved on. A system call
+    that a signal interrupted is begun again by the kernel, which puts the IP back on it (signal(7))
+    with RCX and R11 as SYSCALL left them.
     """
+    if instruction.mnemonic in _SYSTEM_CALLS:
+        forget_written(values, instruction)
+        values.forget(("g", 0))
     if instruction.is_vsib or (instruction.is_string_instruction and (
         instruction.has_rep_prefix or instruction.has_repe_prefix or instruction.has_repne_prefix
     )):
@@ -97,9 +103,12 @@ def forget_written(values: Values, instruction: iced.Instruction) -> None:
         register = (kind, number)
         if kind == "v":
             low = size if not clears else 64
+            result: list[int] | None = None
             if clears and size == 64 and first in PLACES and PLACES[first][:2] == register:
                 low = PLACES[first][2]
-            values.put(register, values.unknowns(low // 4), clear=clears)
+                if instruction.zeroing_masking:
+                    result = masked(values, instruction, values.unknowns(low // 4), low)
+            values.put(register, result or values.unknowns(low // 4), clear=clears)
         elif kind == "k":
             bits = lanes_compared(instruction)
             values.put(register, [values.below(bits), values.below(bits - 32)])

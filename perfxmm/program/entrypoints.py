@@ -38,9 +38,10 @@ def entry_points(image: ElfImage) -> I64 | None:
     """Addresses (before relocation) in executable segments that something refers to, sorted;
     some of them more than once.
 
-    Targets of JMP, Jcc, CALL, XBEGIN with 32-bit displacements, addresses that LEA makes, and
-    addresses in relocations. None where code is not as it is in the file (text relocations,
-    writable code), where no section headers say what is relocated, or where it is too much.
+    Targets of JMP, Jcc, CALL, XBEGIN with 32-bit displacements, addresses that LEA makes, that
+    relocations have, or that stand in the code and data of a file with fixed addresses. None where
+    code is not as it is in the file (text relocations, writable code), where no section headers
+    say what is relocated, or where it is too much.
     """
     segments = code_segments(image)
     if not image.sections or sum(len(data) for _, data in segments) > MOST_CODE_BYTES:
@@ -58,6 +59,8 @@ def entry_points(image: ElfImage) -> I64 | None:
             # The overlap lets references that begin at a piece's end be read whole.
             piece = whole[start : start + _PIECE_BYTES + 8]
             parts += [_within(found, ranges) for found in _references(piece, vaddr + start)]
+            if image.kind == "ET_EXEC":
+                parts += [_within(found, ranges) for found in _immediates(piece)]
     return np.sort(np.concatenate(parts))
 
 
@@ -72,6 +75,15 @@ def _references(code: U8, vaddr: int) -> list[I64]:
     # LEA with a ModRM of mod 00, r/m 101: RIP-relative.
     lea = (first == _LEA) & (second & 0xC7 == 0x05)
     found.append(_targets(code, np.flatnonzero(jcc | xbegin | lea) + 2, vaddr))
+    return found
+
+
+def _immediates(code: U8) -> list[I64]:
+    """Every four bytes as an address: code that is loaded where it was linked to has them so."""
+    found = []
+    for start in range(4):
+        part = code[start : start + (len(code) - start) // 4 * 4]
+        found.append(np.frombuffer(part.tobytes(), "<u4").astype(np.int64))
     return found
 
 

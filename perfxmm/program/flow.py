@@ -8,6 +8,7 @@ jumps into the middle of an instruction.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,16 +17,18 @@ import iced_x86 as iced
 import numpy as np
 import numpy.typing as npt
 
+from perfxmm.errors import DamagedInput
 from perfxmm.program.binaries import Binaries
 from perfxmm.program.elf import PF_X, ElfImage
 from perfxmm.program.entrypoints import entry_points
 
 # Longer functions (and lines) are not looked at: work for one address stays bounded.
-MOST_FUNCTION_BYTES = 1 << 20
+MOST_FUNCTION_BYTES = 1 << 18
 MOST_LINE_INSTRUCTIONS = 96
 # Furthest that a short jump reaches from its own first byte.
 _SHORT_REACH_BYTES = 130
-_CACHED_FUNCTIONS = 2048
+_CACHED_FUNCTIONS = 512
+_CACHED_ENTRIES = 32
 _LOCK_PREFIX = 0xF0
 _PADDING = frozenset((iced.Mnemonic.NOP, iced.Mnemonic.INT3, iced.Mnemonic.FNOP))
 _ENTRY_MARKS = frozenset((iced.Mnemonic.ENDBR64, iced.Mnemonic.ENDBR32))
@@ -45,8 +48,8 @@ class Function:
     start: int
     end: int
     code: bytes
-    starts: list[int]
-    fresh: list[int]
+    starts: array[int]
+    fresh: array[int]
 
     def at(self, address: int) -> bool:
         """Whether an instruction begins there."""
@@ -71,7 +74,7 @@ class _Sweep:
     """starts, fresh: as in Function, without what other code refers to. targets: of direct jumps
     and calls. why: "" where it could be read through."""
 
-    starts: list[int]
+    starts: array[int]
     fresh: set[int]
     targets: set[int]
     only_padding: bool
@@ -83,7 +86,7 @@ class Flow:
 
     def __init__(self, binaries: Binaries) -> None:
         self._binaries = binaries
-        self._entries: dict[int, npt.NDArray[np.int64] | None] = {}
+        self._references = lru_cache(maxsize=_CACHED_ENTRIES)(self._references_of)
         self._functions = lru_cache(maxsize=_CACHED_FUNCTIONS)(self._read)
         self._sweeps = lru_cache(maxsize=_CACHED_FUNCTIONS)(self._sweep_of)
 
@@ -117,6 +120,13 @@ class Flow:
         """The function around a file offset; None, and why, where nothing is claimed of it."""
         if why := self.trusted(dso):
             return None, why
+        try:
+            return self._function(dso, offset)
+        # Offsets and counts of a hostile file may overflow numpy's integers or the decoder's.
+        except (ValueError, OverflowError, IndexError, MemoryError, DamagedInput) as error:
+            return None, f"its code cannot be read: {error}"
+
+    def _function(self, dso: int, offset: int) -> tuple[Function | None, str]:
         image = self.image(dso)
         address = self.address(dso, offset)
         if image is None or address is None:
@@ -130,15 +140,14 @@ class Flow:
             return None, "no instruction of the function begins there"
         return found, why
 
-    def _references(self, dso: int, image: ElfImage) -> npt.NDArray[np.int64] | None:
-        if dso not in self._entries:
-            self._entries[dso] = entry_points(image)
-        return self._entries[dso]
+    def _references_of(self, dso: int) -> npt.NDArray[np.int64] | None:
+        image = self.image(dso)
+        return None if image is None else entry_points(image)
 
     def _read(self, dso: int, row: int) -> tuple[Function | None, str]:
         image = self.image(dso)
         assert image is not None
-        references = self._references(dso, image)
+        references = self._references(dso)
         if references is None:
             return None, "its code may be changed while it is loaded"
         swept = self._sweeps(dso, row)
@@ -163,7 +172,7 @@ class Flow:
             elif target in own.targets:
                 return None, "a jump leads into the middle of an instruction"
             # Other references are guesses: where no instruction begins, they are wrong ones.
-        fresh = sorted(own.fresh | ((targets | jumped) & known))
+        fresh = array("q", sorted(own.fresh | ((targets | jumped) & known)))
         return Function(start, end, code, own.starts, fresh), ""
 
     def _others(self, dso: int, row: int) -> set[int]:
@@ -217,7 +226,7 @@ _NO_CODE = "bytes in it are no instructions"
 
 def sweep(code: bytes, start: int) -> _Sweep:
     """Instructions of a function one after the other."""
-    starts: list[int] = []
+    starts = array("q")
     fresh: set[int] = {start}
     targets: set[int] = set()
     only_padding = True

@@ -145,10 +145,10 @@ def skewed(
 
 def main() -> int:
     args = parser(__doc__)
-    args.add_argument("--samples", type=int, default=4000, help="of each program (4000)")
+    args.add_argument("--samples", type=int, default=2000, help="of each program (2000)")
     args.add_argument("--seconds", type=float, default=4.0, help="of each recording (4)")
     args.add_argument("--hz", type=int, default=997, help="of each thread (997)")
-    args.add_argument("--steps", type=int, default=20_000, help="of each stepped build (20000)")
+    args.add_argument("--steps", type=int, default=10_000, help="of each stepped build (10000)")
     args.add_argument("--programs", default=",".join(PROGRAMS), help="of tests/truth")
     asked = args.parse_args()
     begun = time.monotonic()

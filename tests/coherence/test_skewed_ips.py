@@ -15,7 +15,7 @@ from support.stepper import BUILDS, Trace, build, can_run, step
 from perfxmm.coherence import REASONS, Verdict
 from perfxmm.kernel.dialects import M
 
-STEPS = 1500
+STEPS = 1000
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_nothing_jumps_there_so_all_of_it_ran(tmp_path: Path) -> None:
     function, why = function_of(tmp_path, body)
     assert (why, function is not None) == ("", True)
     assert function is not None
-    assert function.starts == body.at
+    assert list(function.starts) == body.at
     assert line_starts(function, body) == [0, 0, 0, 0]
 
 
@@ -223,3 +224,19 @@ def test_references_are_found_at_every_byte() -> None:
     expected = [end + there for end, there in zip(ends, (0x10, 0x20, 0x30), strict=True)]
     assert set(expected) <= set(found.tolist())
     assert (np.diff(found) >= 0).all()
+
+
+def test_immediates_of_a_file_with_fixed_addresses() -> None:
+    """push imm32 of a label, and a word of read-only data."""
+    body = Assembly().raw(b"\x68" + (TEXT_VADDR + 0x55).to_bytes(4, "little"))
+    body.raw(b"\x90\xb8" + (TEXT_VADDR + 0x66).to_bytes(4, "little"))
+    constants = (TEXT_VADDR + 0x77).to_bytes(8, "little")
+    data = program([("f", body)], constants=constants)
+    expected = {TEXT_VADDR + 0x55, TEXT_VADDR + 0x66, TEXT_VADDR + 0x77}
+    image = parse_elf(memoryview(data), "app")
+    moved = entry_points(image)
+    assert moved is not None
+    assert not expected & set(moved.tolist())
+    fixed = entry_points(replace(image, kind="ET_EXEC"))
+    assert fixed is not None
+    assert expected <= set(fixed.tolist())

@@ -343,6 +343,8 @@ def test_every_how_many_hits(
     root = module_root(tmp_path / "root", sysfs=sysfs)
     source(kernel, root).record(request(tmp_path, **values))
     assert opened_attr(kernel).sample_period == period
+    # A kernel that is to write the period writes a sample at every hit.
+    assert opened_attr(kernel).has(SampleType.PERIOD) == (period == 1)
 
 
 def test_classes_that_come_along_are_named(tmp_path: Path) -> None:

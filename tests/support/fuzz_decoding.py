@@ -13,10 +13,10 @@ from support.fuzz_targets import EVERY_COLUMN, check_batch
 
 from perfxmm import coherence
 from perfxmm.coherence.context import JudgeContext
+from perfxmm.event_context import event_context
 from perfxmm.kernel.attr import EventAttr
 from perfxmm.kernel.constants import AttrFlag, RecordType
 from perfxmm.kernel.dialects import O1, R2, Dialect, L, M, SimdRequest
-from perfxmm.recording import event_context
 from perfxmm.snapshots.batch import SnapshotBatch
 from perfxmm.snapshots.decode import Decoder
 from perfxmm.xstate.components import XSTATE_BV_OFFSET

@@ -14,11 +14,11 @@ from support.xsave_writer import AMD, INTEL, compacted, standard
 from perfxmm import coherence
 from perfxmm.coherence.context import JudgeContext
 from perfxmm.coherence.verdicts import Verdict
+from perfxmm.event_context import event_context
 from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel.traceformat import parse_format
 from perfxmm.perfdata.metadata import Metadata
 from perfxmm.perfdata.snapshotinfo import ComponentPlace, SnapshotInfo
-from perfxmm.recording import event_context
 from perfxmm.snapshots.batch import SnapshotBatch
 from perfxmm.snapshots.decode import Decoder
 from perfxmm.snapshots.xsaves import plan_snapshots

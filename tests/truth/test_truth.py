@@ -7,6 +7,8 @@ ptrace; without one of them it skips and says so.
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from truth.harness import CROWDS, PROGRAMS, Program, build, check_file, reasons_
 from perfxmm.errors import PermissionDenied
 
 ENOUGH = 250
+PATIENCE_S = 120
 # Between regions a program runs C code; libm.c is about what is not its own.
 MOST_OUTSIDE = {"libm": 0.6, "signals": 0.3}
 
@@ -52,13 +55,14 @@ def program(
 
 
 def sampled(
-    program: Program, output: Path, *, enough: int, seconds: float, hz: int, threads: int,
-    processes: int = 1, classes: tuple[str, ...] = WIDEST, engine: str = "perf",
+    program: Program, output: Path, *, enough: Callable[[Report], bool], seconds: float, hz: int,
+    threads: int, processes: int = 1, classes: tuple[str, ...] = WIDEST, engine: str = "perf",
 ) -> Report:  # fmt: skip
-    """Recordings of the program until `enough` coherent samples were checked in each region that
-    must be met, four at most: a loaded machine gives little time."""
+    """Recordings of the program until there is enough: a loaded machine gives little at a time."""
     report = Report()
-    for turn in range(4):
+    deadline = time.monotonic() + PATIENCE_S
+    turn = 0
+    while not turn or (not enough(report) and time.monotonic() < deadline):
         one = output.with_name(f"{output.stem}-{turn}.data")
         try:
             result = record(
@@ -72,17 +76,20 @@ def sampled(
         # Not even where another source's rules would doubt it.
         doubts = reasons_as_pmu(one)["stale-suspected"]
         assert doubts == 0 or (program.name == "alike" and doubts < 10)
-        if report.coherent.checked >= enough:
-            break
+        turn += 1
     return report
+
+
+def checked(count: int) -> Callable[[Report], bool]:
+    return lambda report: report.coherent.checked >= count
 
 
 @pytest.mark.parametrize("program", PROGRAMS, indirect=True)
 def test_no_coherent_register_is_wrong(program: Program, tmp_path: Path) -> None:
     threads, processes = CROWDS.get(program.name, (4, 1))
     report = sampled(
-        program, tmp_path / "perf.data", enough=ENOUGH, seconds=0.5, hz=2999, threads=threads,
-        processes=processes,
+        program, tmp_path / "perf.data", enough=checked(ENOUGH), seconds=0.5, hz=2999,
+        threads=threads, processes=processes,
     )  # fmt: skip
     assert report.first_wrong == []
     assert (report.false_coherent, report.late.wrong_samples) == (0, 0)
@@ -107,7 +114,7 @@ def test_no_coherent_register_is_wrong(program: Program, tmp_path: Path) -> None
 @pytest.mark.parametrize("program", ["avx2", "avx512", "signals", "jit"], indirect=True)
 def test_interrupt_engine(program: Program, tmp_path: Path) -> None:
     report = sampled(
-        program, tmp_path / "interrupt.data", enough=50, seconds=0.4, hz=1999, threads=1,
+        program, tmp_path / "interrupt.data", enough=checked(50), seconds=0.4, hz=1999, threads=1,
         engine="interrupt",
     )  # fmt: skip
     assert report.first_wrong == []
@@ -119,7 +126,7 @@ def test_interrupt_engine(program: Program, tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["upper"], indirect=True)
 def test_narrower_classes(program: Program, tmp_path: Path, classes: tuple[str, ...]) -> None:
     report = sampled(
-        program, tmp_path / "narrow.data", enough=100, seconds=0.4, hz=1999, threads=2,
+        program, tmp_path / "narrow.data", enough=checked(100), seconds=0.4, hz=1999, threads=2,
         classes=classes,
     )  # fmt: skip
     assert report.first_wrong == []
@@ -135,12 +142,14 @@ def test_narrower_classes(program: Program, tmp_path: Path, classes: tuple[str, 
 def test_handlers_are_seen_and_blocked_traps_are_late(program: Program, tmp_path: Path) -> None:
     """A handler that blocks all signals holds the trap up: what is sampled then is its own IP's,
     not the event's."""
+
+    def enough(report: Report) -> bool:
+        return "signals_handler" in report.regions and report.late.checked > 0
+
     report = sampled(
-        program, tmp_path / "signals.data", enough=1500, seconds=1.5, hz=3999, threads=3
+        program, tmp_path / "signals.data", enough=enough, seconds=1.5, hz=3999, threads=3
     )
-    assert report.false_coherent == 0
     assert report.regions["signals_handler"].checked > 0
-    assert report.regions["signals_main"].checked > report.regions["signals_handler"].checked
-    assert report.verdicts["late"] > 0
-    assert report.late.wrong_samples == 0
+    assert report.late.checked > 0
+    assert (report.false_coherent, report.late.wrong_samples) == (0, 0)
     assert "signals_masked" not in report.regions

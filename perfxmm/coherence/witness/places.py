@@ -9,6 +9,7 @@ import iced_x86 as iced
 import numpy as np
 
 from perfxmm.coherence.witness.claims import Claim, claims_of
+from perfxmm.errors import DamagedInput
 from perfxmm.program.effects import apply, interrupted
 from perfxmm.program.elf import ElfImage
 from perfxmm.program.entrypoints import PF_W, relocation_places
@@ -51,6 +52,13 @@ class Code:
 
     def known(self, place: Place) -> Known:
         """What surely holds at `place`, and the state it follows from."""
+        try:
+            return self._known(place)
+        # Addresses and sizes of a hostile file may overflow numpy's integers or the decoder's.
+        except (ValueError, OverflowError, IndexError, MemoryError, DamagedInput) as error:
+            return Known(silence=f"its code cannot be read: {error}")
+
+    def _known(self, place: Place) -> Known:
         function, silence = self.flow.function(place.dso, place.offset)
         address = self.flow.address(place.dso, place.offset)
         if function is None or address is None:

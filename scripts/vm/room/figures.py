@@ -77,6 +77,9 @@ class Cell:
     cycles_done: int = 0
     cycle_samples: int = 0
     cycles_silent: int = 0
+    false_starts: int = 0
+    hotplug: tuple[int, int] = (0, 0)
+    pmu: str = ""
     soak_s: int = 0
     soak_bytes: int = 0
     soak_written: int = 0
@@ -95,6 +98,7 @@ class Cell:
         files = outcome.files
         holders = read_holders(files.get("holders.json", b""), files.get("shadow.json", b""))
         self.boots += 1
+        self.false_starts += outcome.false_starts
         self.release, self.module = outcome.release, outcome.module
         self.seconds += outcome.ended.seconds
         self.longest_s = max(self.longest_s, outcome.ended.seconds)
@@ -118,8 +122,10 @@ class Cell:
         for name, mask in WIDTHS.items():
             state = values(files.get(f"state-width-{name}", b""))
             # A processor without AVX-512 answers a wider mask with what it has.
-            if int(state.get("rfbm", "0"), 0) == mask:
-                self.record_sizes[name] = record_bytes(outcome.work / f"width-{name}.data")
+            if int(state.get("rfbm", "0"), 0) == mask and (
+                size := record_bytes(outcome.work / f"width-{name}.data")
+            ):
+                self.record_sizes[name] = size
         self.complaints += outcome.complaints
         self.slow_handlers += files.get("dmesg.txt", b"").count(b"took too long to run")
         self.warnings = sorted({*self.warnings, *outcome.warnings})
@@ -129,6 +135,11 @@ class Cell:
             self.cycles_done += done
             self.cycle_samples += samples
             self.cycles_silent += silent
+        if "hotplug.txt" in files:
+            asked, done, _ = map(int, files["hotplug.txt"].split())
+            self.hotplug = (self.hotplug[0] + asked, self.hotplug[1] + done)
+        if "pmu.txt" in files:
+            self.pmu = files["pmu.txt"].decode("utf-8", "replace").strip().splitlines()[-1]
         if "soak-bytes.txt" in files:
             self.soak_bytes += int(files["soak-bytes.txt"])
             self.soak_written += statistics(files.get("state-soak", b""))["written"]
@@ -149,6 +160,7 @@ class Cell:
             (sum(self.task_tally.wrong.values()), "wrong registers of one task"),
             (self.task_tally.strangers, "snapshots of its neighbour in a recording of one task"),
             (len(self.complaints), f"complaints in the kernel log: {self.complaints[:3]}"),
+            (self.hotplug[0] - self.hotplug[1], "times that CPU 1 did not go off and on"),
             (self.cycles_asked - self.cycles_done, "load/record/unload cycles that failed"),
         ):
             if count:
@@ -169,7 +181,7 @@ class Cell:
         return {
             "emulator": self.emulator, "version": self.version, "model": self.model,
             "kernel": self.series, "release": self.release, "module_key": self.module,
-            "boots": self.boots,
+            "boots": self.boots, "false_starts": self.false_starts,
             "seconds": round(self.seconds, 1), "longest_boot_s": round(self.longest_s, 1),
             "compared_snapshots": self.snapshots, "truth": self.tally.to_dict(),
             "of_one_task": self.task_tally.to_dict(),
@@ -181,6 +193,7 @@ class Cell:
             "compiler_warnings": self.warnings,
             "cycles": {"asked": self.cycles_asked, "done": self.cycles_done,
                        "samples": self.cycle_samples, "silent": self.cycles_silent},
+            "hotplug": {"asked": self.hotplug[0], "done": self.hotplug[1]}, "pmu": self.pmu,
             "soak": {"seconds": self.soak_s, "bytes": self.soak_bytes,
                      "written": self.soak_written},
             "failures": self.failures(),
@@ -214,6 +227,8 @@ def lines(cell: Cell) -> list[str]:
     if cell.record_sizes:
         rows.append("  bytes a record: "
                     + ", ".join(f"{name} {size}" for name, size in cell.record_sizes.items()))
+    if cell.hotplug[0]:
+        rows.append(f"  CPU 1 off and on: {cell.hotplug[1]} of {cell.hotplug[0]}")
     if cell.cycles_asked:
         rows.append(f"  load, record, unload: {cell.cycles_done} of {cell.cycles_asked}, "
                     f"{cell.cycle_samples} samples, none in {cell.cycles_silent} of them")

@@ -42,7 +42,8 @@ class Wishes:
     seconds: guest seconds of each phase. hz: snapshots a second and CPU. mask: the module's
     component mask, None its default. ssp: a phase with a shadow stack, SSP recorded. kernel_hits:
     also a short recording with kernel-mode hits opted in. one_task: also one of a single task
-    beside another. widths: also one of each register width. cycles: load, record (guest/listen.c),
+    beside another. widths: also one of each register width. hotplug: CPU 1 off
+    and on so often while perf listens. cycles: load, record (guest/listen.c),
     unload so often. soak_s: guest seconds of recording into nothing. recorder: what makes the main
     recording, perf or perfxmm with its source nmi.
     """
@@ -54,6 +55,7 @@ class Wishes:
     kernel_hits: bool = True
     one_task: bool = False
     widths: bool = False
+    hotplug: int = 0
     cycles: int = 0
     soak_s: int = 0
     nmi: str = "ipi"
@@ -187,6 +189,34 @@ def script(wishes: Wishes) -> str:
                 f"state width-{name}",
                 "rmmod xsaves_nmi",
             ]
+    if wishes.kernel_hits:
+        # No emulator has a hardware PMU: the module must say so and stay out.
+        lines += [
+            "insmod /room/xsaves_nmi.ko nmi=pmu > /out/pmu.txt 2>&1 && "
+            "{ echo loaded >> /out/pmu.txt; rmmod xsaves_nmi; }",
+            "dmesg | grep xsaves_nmi: | tail -1 >> /out/pmu.txt",
+        ]
+    if wishes.hotplug:
+        lines += [
+            f"say CPU 1 off and on {wishes.hotplug} times",
+            f"load {words}",
+            "/room/holder 117 spin 1000000 0 > /dev/null & one=$!",
+            "/room/holder 116 marker 1000000 1 > /dev/null & two=$!",
+            "perf record -q -R -B -N -e xsaves_nmi:snapshot -a -o - -- sleep 1000000 "
+            "2>> /out/perf.txt > /tmp/hotplug.data & listener=$!",
+            "online=/sys/devices/system/cpu/cpu1/online; good=0; number=0",
+            "while [ $(cat $MODULE/running) != 1 ]; do usleep 100000; done",
+            "rmmod xsaves_nmi 2>> /out/trouble.txt && say WARNING: unloaded while perf listened",
+            f"while [ $number -lt {wishes.hotplug} ]; do",
+            "    echo 0 > $online && usleep 200000 && echo 1 > $online && good=$((good + 1))",
+            "    usleep 200000; number=$((number + 1))",
+            "done",
+            "kill -INT $listener; kill $one $two; wait $listener",
+            "state hotplug",
+            "rmmod xsaves_nmi || say rmmod refused",
+            "echo $number $good $(stat -c %s /tmp/hotplug.data) > /out/hotplug.txt",
+            "rm /tmp/hotplug.data",
+        ]
     if wishes.soak_s:
         lines += [
             f"say soak of {wishes.soak_s} seconds",
