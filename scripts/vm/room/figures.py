@@ -77,6 +77,7 @@ class Cell:
     cycles_done: int = 0
     cycle_samples: int = 0
     cycles_silent: int = 0
+    false_starts: int = 0
     hotplug: tuple[int, int] = (0, 0)
     pmu: str = ""
     soak_s: int = 0
@@ -97,6 +98,7 @@ class Cell:
         files = outcome.files
         holders = read_holders(files.get("holders.json", b""), files.get("shadow.json", b""))
         self.boots += 1
+        self.false_starts += outcome.false_starts
         self.release, self.module = outcome.release, outcome.module
         self.seconds += outcome.ended.seconds
         self.longest_s = max(self.longest_s, outcome.ended.seconds)
@@ -120,8 +122,10 @@ class Cell:
         for name, mask in WIDTHS.items():
             state = values(files.get(f"state-width-{name}", b""))
             # A processor without AVX-512 answers a wider mask with what it has.
-            if int(state.get("rfbm", "0"), 0) == mask:
-                self.record_sizes[name] = record_bytes(outcome.work / f"width-{name}.data")
+            if int(state.get("rfbm", "0"), 0) == mask and (
+                size := record_bytes(outcome.work / f"width-{name}.data")
+            ):
+                self.record_sizes[name] = size
         self.complaints += outcome.complaints
         self.slow_handlers += files.get("dmesg.txt", b"").count(b"took too long to run")
         self.warnings = sorted({*self.warnings, *outcome.warnings})
@@ -177,7 +181,7 @@ class Cell:
         return {
             "emulator": self.emulator, "version": self.version, "model": self.model,
             "kernel": self.series, "release": self.release, "module_key": self.module,
-            "boots": self.boots,
+            "boots": self.boots, "false_starts": self.false_starts,
             "seconds": round(self.seconds, 1), "longest_boot_s": round(self.longest_s, 1),
             "compared_snapshots": self.snapshots, "truth": self.tally.to_dict(),
             "of_one_task": self.task_tally.to_dict(),
