@@ -94,6 +94,8 @@ def _touched(
         mine = word >> np.uint64(claim.shift) & np.uint64(claim.mask)
         theirs = differs[:, claim.other] >> np.uint64(claim.value) & np.uint64(claim.mask)
         return (mine | theirs) != 0
+    if claim.kind is Kind.OFFSET:
+        return (word | differs[:, claim.other]) != 0
     if claim.kind is Kind.MASKED:
         out = np.zeros(len(word), np.bool_)
         lane = np.uint64((1 << claim.shift) - 1)
@@ -103,6 +105,10 @@ def _touched(
                 off = there[:, claim.other] >> np.uint64(bit) & np.uint64(1) == 0
                 part = word & np.uint64(claim.mask) & lane << np.uint64(number * claim.shift)
                 out |= off & (part != 0)
+                # The mask may be what changed: it now chooses fewer lanes than were written.
+                flipped = differs[:, claim.other] >> np.uint64(bit) & np.uint64(1) != 0
+                lanes = (word ^ there[:, claim.word]) & np.uint64(claim.mask)
+                out |= ~off & flipped & (lanes >> np.uint64(number * claim.shift) & lane != 0)
         return out
     return word != 0
 
