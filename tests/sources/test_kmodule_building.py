@@ -105,6 +105,11 @@ def test_a_failed_build_tells_the_compilers_words(tmp_path: Path) -> None:
         f"the module does not build ({tmp_path}/build.log): "
         "xsaves_nmi_main.c:1:2: error: no such thing"
     )
+    # A compiler that is not there is told by the shell, and only by it.
+    said = "/bin/sh: 1: gcc-14: not found\nmake[2]: *** [x.o] Error 127\nmake: *** Error 2\n"
+    with pytest.raises(NotSupported) as caught:
+        build(TOOLS, tmp_path, run=FakeMake(2, said, makes=b""))
+    assert caught.value.why == "/bin/sh: 1: gcc-14: not found"
     # Also where make says it went well and made nothing.
     with pytest.raises(NotSupported):
         build(TOOLS, tmp_path, run=FakeMake(0, makes=b""))

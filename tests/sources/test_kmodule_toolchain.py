@@ -9,7 +9,7 @@ from support.fake_module import COMPILER, RELEASE, write_headers, write_os_relea
 
 from perfxmm.errors import NotSupported
 from perfxmm.sources.kmodule.distribution import Distribution, read_distribution
-from perfxmm.sources.kmodule.toolchain import find_toolchain, parse_compiler
+from perfxmm.sources.kmodule.toolchain import find_toolchain, kernel_compiler, parse_compiler
 
 DEBIAN = Distribution(("debian",), "Debian")
 
@@ -121,6 +121,13 @@ def test_the_kernels_own_compiler_is_taken(
     found = find_toolchain(RELEASE, DEBIAN, root=tmp_path, which=_which(*there),
                            version_of=versions.__getitem__)  # fmt: skip
     assert (found.headers, found.make_arguments, found.remark) == (headers, arguments, "")
+
+
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_both_ways_in_which_headers_name_it(tmp_path: Path, quote: str) -> None:
+    found = kernel_compiler(write_headers(tmp_path, quote=quote))
+    assert found is not None
+    assert (found.family, found.major, found.text) == ("gcc", 12, COMPILER)
 
 
 def test_headers_that_do_not_name_a_compiler_are_remarked(tmp_path: Path) -> None:

@@ -37,12 +37,17 @@ def write_module_sysfs(root: Path, *, without: tuple[str, ...] = ()) -> Path:
     return base
 
 
-def write_headers(root: Path, release: str = RELEASE, compiler: str | None = COMPILER) -> Path:
-    """/lib/modules/RELEASE/build below `root`. compiler None: headers that do not say which."""
+def write_headers(
+    root: Path, release: str = RELEASE, compiler: str | None = COMPILER, *, quote: str = ""
+) -> Path:
+    """/lib/modules/RELEASE/build below `root`. compiler None: headers that do not say which.
+    quote: around texts, as 5.10 writes them; 6.1 and later do not."""
     headers = root / "lib/modules" / release / "build"
     (headers / "include/config").mkdir(parents=True)
     (headers / "Makefile").write_text("modules:\n")
-    text = "" if compiler is None else f'CONFIG_CC_VERSION_TEXT="{compiler}"\nCONFIG_X86=y\n'
+    text = "" if compiler is None else (
+        f"CONFIG_X86=y\nCONFIG_CC_VERSION_TEXT={quote}{compiler}{quote}\nCONFIG_GCC_VERSION=120200\n"
+    )
     (headers / "include/config/auto.conf").write_text(text)
     return headers
 

@@ -104,11 +104,8 @@ def _touched(
             if 0 <= bit < 64:
                 off = there[:, claim.other] >> np.uint64(bit) & np.uint64(1) == 0
                 part = word & np.uint64(claim.mask) & lane << np.uint64(number * claim.shift)
-                out |= off & (part != 0)
-                # The mask may be what changed: it now chooses fewer lanes than were written.
-                flipped = differs[:, claim.other] >> np.uint64(bit) & np.uint64(1) != 0
-                lanes = (word ^ there[:, claim.word]) & np.uint64(claim.mask)
-                out |= ~off & flipped & (lanes >> np.uint64(number * claim.shift) & lane != 0)
+                turned = differs[:, claim.other] >> np.uint64(bit) & np.uint64(1) != 0
+                out |= off & (part != 0) | turned
         return out
     return word != 0
 

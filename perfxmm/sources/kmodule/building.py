@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from perfxmm.sources.kmodule.toolchain import Toolchain
 BUILD_TIMEOUT_S = 600
 LOG_NAME = "build.log"
 SHOWN_LINES = 6
+_TELLING = re.compile(r"\berror: |: not found$|ERROR: |No such file")
 # A folder with this file is one of ours, and may be emptied.
 _MARK = f"{MODULE}_main.c"
 _NOT_SOURCES = shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*", "modules.order", "*.symvers")
@@ -102,5 +104,7 @@ def _end_of(log: Path) -> str:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    errors = [line for line in lines if "error" in line.lower()] or lines
+    # The compiler's and the shell's words before those of make, which only say where it ended.
+    told = [line for line in lines if _TELLING.search(line)]
+    errors = told or [line for line in lines if "error" in line.lower()] or lines
     return "\n".join(errors[:SHOWN_LINES])

@@ -53,7 +53,8 @@ def kernel_compiler(headers: Path) -> Compiler | None:
         text = (headers / "include/config/auto.conf").read_text(errors="replace")
     except OSError:
         return None
-    found = re.search(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', text, re.MULTILINE)
+    # In quotes up to Linux 5.10 or so, without them in 6.1.
+    found = re.search(r'^CONFIG_CC_VERSION_TEXT="?(.*?)"?$', text, re.MULTILINE)
     return parse_compiler(found[1]) if found else None
 
 
