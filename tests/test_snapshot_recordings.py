@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import perfdata_writer as pw
+from support import sample_writer
 from support import snapshot_writer as sw
 from support.command import run
 
 import perfxmm
 from perfxmm.coherence.verdicts import Verdict
-from perfxmm.kernel.constants import CpuMode
+from perfxmm.kernel import attr as attr_codec
+from perfxmm.kernel.constants import CpuMode, SampleType
 
 KERNEL_IP = 0xFFFFFFFF8101A60F
 KERNEL = sw.snapshot(
@@ -102,6 +104,8 @@ def test_without_its_format_nothing_is_guessed(tmp_path: Path, tracing: bytes) -
         "event 0: xsaves_nmi:snapshot, but its register images are not read: the recording does "
         "not keep its format (tracing data)"
     )
+    inspected = run("inspect", "-i", str(path))
+    assert f"note: {recording.notes[0]}" in inspected.out + inspected.err
 
 
 def test_kernel_hits_are_never_shown_unasked(tmp_path: Path) -> None:
@@ -192,6 +196,38 @@ def test_a_snapshot_event_beside_a_sampling_one(tmp_path: Path) -> None:
     assert batch.event.tolist() == [0, 1, 0]
     assert [row[1] for row in verdicts(batch)] == ["coherent", "absent", "coherent"]
     assert [event.name for event in recording.events] == ["xsaves_nmi:snapshot", "task-clock"]
+
+
+def test_call_chains_and_user_registers_beside_the_image(tmp_path: Path) -> None:
+    """As `perf record -R -g --user-regs=ip,sp`: the user set keeps perf's own rules."""
+    attr = replace(
+        attr_codec.decode(sw.attr()),
+        sample_type=sw.SAMPLE_TYPE | SampleType.CALLCHAIN | SampleType.REGS_USER,
+        sample_regs_user=1 << 7 | 1 << 8,
+    )  # fmt: skip
+    records = []
+    for n in range(3):
+        one = sw.snapshot(sw.registers(n + 1), ip=0x401000 + n)
+        data = sw.raw(one)
+        values = sample_writer.SampleValues(
+            identifier=7, ip=one.ip, pid=100, tid=101, time_ns=10 + n, cpu=1, period=1,
+            chain=(0xFFFFFFFFFFFFFE00, one.ip, 0x1234), raw=data + bytes(-(4 + len(data)) % 8),
+            user=sample_writer.SetValues(gprs=(one.sp, one.ip)),
+        )  # fmt: skip
+        records.append(sample_writer.sample_record(attr, values))
+    path = tmp_path / "perf.data"
+    path.write_bytes(sw.file(records, attr_bytes=attr_codec.encode(attr)))
+    recording = perfxmm.open(path)
+    assert recording.source == "nmi"
+    batch = only(list(recording.snapshots(keep=ALL)))
+    assert verdicts(batch) == [["coherent"] * 5] * 3
+    assert batch.sets["intr"].vectors[2].tolist() == sw.registers(3).vectors
+    user = batch.sets["user"]
+    # A tracepoint's user registers are those of kernel entry.
+    assert [Verdict(code).label for code in user.verdict[0]] == ["entry", *("absent",) * 4]
+    assert user.gprs.tolist() == [[0x7FFC00000000, 0x401000 + n] for n in range(3)]
+    assert batch.chain is not None
+    assert batch.chain[:3].tolist() == [0xFFFFFFFFFFFFFE00, 0x401000, 0x1234]
 
 
 def test_in_file_order_and_by_batches(tmp_path: Path) -> None:

@@ -192,12 +192,12 @@ def test_process_that_is_traced_already(
 ) -> None:
     first = subprocess.Popen(
         [*PERFXMM, "record", "-q", "-p", str(target.pid), "-o", tmp_path / "first",
-         "--duration", "20"],
+         "--duration", "200"],
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         status = Path(f"/proc/{target.pid}/status")
-        until = time.monotonic() + 15
+        until = time.monotonic() + 100
         while "TracerPid:\t0" in status.read_text() and time.monotonic() < until:
             time.sleep(0.05)
         ran = run("record", "-p", str(target.pid), "-o", tmp_path / "second")
@@ -206,7 +206,7 @@ def test_process_that_is_traced_already(
         assert target.poll() is None
     finally:
         first.send_signal(signal.SIGINT)
-        first.wait(20)
+        first.wait(60)
     assert target.poll() is None
 
 
