@@ -76,10 +76,11 @@ def test_a_package_is_found_by_its_version_as_apt_writes_it(
 
 
 def test_security_suites_come_from_their_own_archive() -> None:
-    lines = packages.Place("x", ("bookworm", "bookworm-security")).sources().splitlines()
+    place = packages.Place("x", ("bookworm", "bookworm-security"))
+    lines = place.sources("http://mirror.example").splitlines()
     assert [line.split()[0] for line in lines] == ["deb", "deb-src", "deb", "deb-src"]
-    assert lines[0].endswith("/debian bookworm main")
-    assert lines[2].endswith("/debian-security bookworm-security main")
+    assert lines[0].endswith(" http://mirror.example/debian bookworm main")
+    assert lines[2].endswith(" http://mirror.example/debian-security bookworm-security main")
     assert all(f"[signed-by={packages.KEYRING}]" in line for line in lines)
 
 
@@ -89,6 +90,23 @@ def test_the_cache_is_where_the_desktop_standard_says(monkeypatch: pytest.Monkey
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert packages.cache_folder() == Path("/home/someone/.cache/perfxmm-vm")
+
+
+@pytest.mark.parametrize(("repositories", "found"), [
+    ("http://a.example/ubuntu/\nhttps://b.example/x/debian/\n", "https://b.example/x"),
+    ("http://c.example/debian-security/\n", "http://c.example"),
+    ("http://a.example/ubuntu/\n", ""),
+    ("", ""),
+])  # fmt: skip
+def test_the_mirror_is_the_systems_own(repositories: str, found: str) -> None:
+    assert packages.mirror_among(repositories) == found
+
+
+def test_a_named_mirror_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("apt-get"):
+        pytest.skip("apt-get is not here")
+    monkeypatch.setenv("PERFXMM_VM_MIRROR", "http://mirror.example/pub/")
+    assert packages.mirror() == "http://mirror.example/pub"
 
 
 def test_without_apt_the_room_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def build_module(name: str, folder: Path, base: Path, kernel: Kernel, root: Root
         for path in files:
             shutil.copy(path, work / path.name)
         # Type information of modules needs pahole and the kernel's own image; nobody reads it here.
-        words = ["make", "-C", boot.headers, "M=/work", "-j2", "CONFIG_DEBUG_INFO_BTF_MODULES=",
+        words = ["make", "-C", boot.headers, "M=/room", "-j2", "CONFIG_DEBUG_INFO_BTF_MODULES=",
                  f"CC={kernel.compiler}", "modules"]
         root.check(words,
-                   f"building {name} for {boot.release}", bind={work: "/work"}, nice=10, log=log)
+                   f"building {name} for {boot.release}", bind={work: "/room"}, nice=10, log=log)
         if not module.exists():
             raise Trouble(f"building {name} for {boot.release} left no {name}.ko: see {log}")
     return module, [f"{name}: {line.strip()}" for line in log.read_text().splitlines()
@@ -95,5 +95,5 @@ def build_programs(base: Path, kernel: Kernel, root: Root) -> dict[str, Path]:
         for name, parts in PROGRAMS.items():
             words = [kernel.compiler, "-O2", "-Wall", "-Wextra", "-static", "-pthread",
                      "-o", name, *parts]
-            root.check(words, f"building {name}", bind={work: "/work"}, cwd="/work", nice=10)
+            root.check(words, f"building {name}", bind={work: "/room"}, cwd="/room", nice=10)
     return {name: work / name for name in PROGRAMS}

@@ -104,9 +104,9 @@ class Qemu:
             "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi",
             "-cpu", guest.model, "-smp", str(guest.cpus), "-m", str(guest.memory_mb),
             "-nodefaults", "-no-reboot", "-display", "none", "-net", "none",
-            "-kernel", "/work/linux", "-initrd", "/work/initrd",
-            "-append", guest.arguments, "-serial", "file:/work/console.txt",
-            "-chardev", "file,id=out,path=/work/out.bin",
+            "-kernel", "/room/linux", "-initrd", "/room/initrd",
+            "-append", guest.arguments, "-serial", "file:/room/console.txt",
+            "-chardev", "file,id=out,path=/room/out.bin",
             "-device", "isa-debugcon,iobase=0xe9,chardev=out",
         ]
         return _timed(self.root, words, guest, timeout_s, guest.work / "emulator.txt")
@@ -151,7 +151,7 @@ class Bochs:
             if text.count(old) != 1:
                 raise Trouble(f"{source}: the passage to change is there {text.count(old)} times")
             source.write_text(text.replace(old, new))
-        options = {"bind": {work / "src": "/work"}, "cwd": "/work", "nice": 10}
+        options = {"bind": {work / "src": "/room"}, "cwd": "/room", "nice": 10}
         flags = {"CFLAGS": "-O3 -g0", "CXXFLAGS": "-O3 -g0 -fno-strict-aliasing"}
         self.root.check(["./configure", *BOCHS_SWITCHES], "configuring Bochs", env=flags,
                         log=work / "configure.log", **options)
@@ -168,12 +168,12 @@ class Bochs:
             "romimage: file=/usr/share/bochs/BIOS-bochs-latest",
             "vgaromimage: file=/usr/share/vgabios/vgabios.bin",
             "boot: cdrom",
-            "ata0-master: type=cdrom, path=/work/boot.iso, status=inserted",
-            "com1: enabled=1, mode=file, dev=/work/console.txt",
+            "ata0-master: type=cdrom, path=/room/boot.iso, status=inserted",
+            "com1: enabled=1, mode=file, dev=/room/console.txt",
             "port_e9_hack: enabled=1",
             "display_library: nogui",
             "clock: sync=none",
-            "log: /work/bochs.log",
+            "log: /room/bochs.log",
             "panic: action=fatal", "error: action=report", "info: action=ignore",
         ]) + "\n"
 
@@ -182,7 +182,7 @@ class Bochs:
             f"{guest.arguments} tsc_early_khz={INSTRUCTIONS_PER_SECOND // 1000}")
         (guest.work / "bochsrc").write_text(self.settings(guest))
         binds = {self.program.parent: "/bochs"}
-        return _timed(self.root, ["/bochs/bochs", "-q", "-f", "/work/bochsrc"], guest, timeout_s,
+        return _timed(self.root, ["/bochs/bochs", "-q", "-f", "/room/bochsrc"], guest, timeout_s,
                       guest.work / "out.bin", binds)
 
 
@@ -194,7 +194,7 @@ def _timed(root: Root, words: Sequence[str], guest: Guest, timeout_s: float, log
     start = time.monotonic()
     late = False
     try:
-        root.run(words, bind={guest.work: "/work", **(binds or {})}, nice=guest.nice, log=log,
+        root.run(words, bind={guest.work: "/room", **(binds or {})}, nice=guest.nice, log=log,
                  timeout_s=timeout_s)
     except subprocess.TimeoutExpired:
         late = True

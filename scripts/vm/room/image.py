@@ -183,7 +183,7 @@ def iso(root: Root, work: Path, kernel: Path, initrds: Iterable[Path], arguments
         "DEFAULT room\nPROMPT 0\nTIMEOUT 0\nLABEL room\n KERNEL /linux\n"
         f" INITRD {','.join(names)}\n APPEND {arguments}\n")
     root.check(
-        ["xorriso", "-as", "mkisofs", "-quiet", "-o", "/work/boot.iso", "-b", "isolinux.bin",
-         "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "/work/iso"],
-        "xorriso", bind={work: "/work"}, log=work / "xorriso.log")
+        ["xorriso", "-as", "mkisofs", "-quiet", "-o", "/room/boot.iso", "-b", "isolinux.bin",
+         "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "/room/iso"],
+        "xorriso", bind={work: "/room"}, log=work / "xorriso.log")
     return work / "boot.iso"

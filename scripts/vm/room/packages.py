@@ -19,7 +19,6 @@ from pathlib import Path
 
 from .trouble import Unavailable
 
-MIRROR = os.environ.get("PERFXMM_VM_MIRROR", "http://deb.debian.org")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -27,6 +26,37 @@ def cache_folder() -> Path:
     """Where everything that is fetched or built is kept: $XDG_CACHE_HOME/perfxmm-vm."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "perfxmm-vm"
+
+
+def mirror() -> str:
+    """Address below which the archives `debian` and `debian-security` are, without a slash.
+
+    $PERFXMM_VM_MIRROR, else the Debian mirror that this system's own apt uses.
+
+    Raises:
+        Unavailable: no apt here, or neither mirror (on Ubuntu: name one).
+    """
+    if not shutil.which("apt-get"):
+        raise Unavailable("The machine room fetches Debian packages with apt-get, which is not "
+                          "here. Run it on Debian or Ubuntu, or in a container of one.")
+    if named := os.environ.get("PERFXMM_VM_MIRROR"):
+        return named.rstrip("/")
+    done = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)"],
+                          capture_output=True, text=True, check=False)
+    found = mirror_among(done.stdout)
+    if not found:
+        raise Unavailable("This system's apt knows no Debian mirror. Set PERFXMM_VM_MIRROR to the "
+                          "address of one, without its last part /debian.")
+    return found
+
+
+def mirror_among(repositories: str) -> str:
+    """The first Debian archive of apt's repositories, one a line, without /debian; or ""."""
+    for line in repositories.split():
+        for archive in ("/debian", "/debian-security"):
+            if line.rstrip("/").endswith(archive):
+                return line.rstrip("/").removesuffix(archive)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -106,12 +136,13 @@ class Place:
     def folder(self) -> Path:
         return cache_folder() / "apt" / self.name
 
-    def sources(self) -> str:
+    def sources(self, base: str) -> str:
+        """A sources.list of the suites, on the mirror base."""
         lines = []
         for suite in self.suites:
             archive = "debian-security" if suite.endswith("-security") else "debian"
             for kind in ("deb", "deb-src"):
-                lines.append(f"{kind} [signed-by={KEYRING}] {MIRROR}/{archive} {suite} main\n")
+                lines.append(f"{kind} [signed-by={KEYRING}] {base}/{archive} {suite} main\n")
         return "".join(lines)
 
     def update(self, max_age_s: float = 86_400) -> None:
@@ -123,15 +154,13 @@ class Place:
         stamp = self.folder / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
             return
-        if not shutil.which("apt-get"):
-            raise Unavailable("The machine room fetches Debian packages with apt-get, which is "
-                              "not here. Run it on Debian or Ubuntu, or in a container of one.")
+        base = mirror()
         if not KEYRING.exists():
             raise Unavailable(f"{KEYRING} is missing: apt-get install debian-archive-keyring.")
         for part in ("state/lists/partial", "archives/partial"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
-        (self.folder / "sources.list").write_text(self.sources())
+        (self.folder / "sources.list").write_text(self.sources(base))
         (self.folder / "apt.conf").write_text(
             f'Dir::Etc::sourcelist "{self.folder}/sources.list";\n'
             'Dir::Etc::sourceparts "-";\n'
