@@ -49,9 +49,10 @@ def texts(claims: Iterable[Claim]) -> list[str]:
     for run in _runs(by_kind.get(Kind.CONSTANT, []), _same_constant):
         lines.append((run[0].word, _constant(run)))
     for claim in by_kind.get(Kind.PLACE, []):
-        offset = claim.value - (1 << 64) if claim.value >> 63 else claim.value
-        sign, size = ("-", -offset) if offset < 0 else ("+", offset)
-        lines.append((claim.word, f"{word_name(claim.word)} = IP {sign} {size:#x}"))
+        lines.append((claim.word, f"{word_name(claim.word)} = IP {_signed(claim.value)}"))
+    for claim in by_kind.get(Kind.OFFSET, []):
+        there = f"{word_name(claim.other)} {_signed(claim.value)}"
+        lines.append((claim.word, f"{word_name(claim.word)} = {there}"))
     for run in _runs(by_kind.get(Kind.EQUAL, []), _same_move):
         lines.append((run[0].word, _equal(run)))
     for run in _runs(by_kind.get(Kind.REPEATS, []), _same_repeat):
@@ -64,6 +65,11 @@ def texts(claims: Iterable[Claim]) -> list[str]:
             f"{run[0].shift}-bit lanes of {name} are 0 where {word_name(run[0].other)} is",
         ))  # fmt: skip
     return [line for _, line in sorted(lines, key=lambda line: line[0])]
+
+
+def _signed(value: int) -> str:
+    """A number modulo 2**64 with its sign in front."""
+    return f"- {(1 << 64) - value:#x}" if value >> 63 else f"+ {value:#x}"
 
 
 def _runs(
