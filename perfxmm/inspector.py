@@ -334,7 +334,7 @@ class Inspector:
         )  # fmt: skip
 
     def _notes(self) -> list[str]:
-        notes = list(self._decoder.notes)
+        notes = [*self._snapshot_notes, *self._decoder.notes]
         checked, total = self._checked_samples, self._tally.samples.total()
         if checked < total:
             notes.append(

@@ -104,6 +104,8 @@ def test_without_its_format_nothing_is_guessed(tmp_path: Path, tracing: bytes) -
         "event 0: xsaves_nmi:snapshot, but its register images are not read: the recording does "
         "not keep its format (tracing data)"
     )
+    inspected = run("inspect", "-i", str(path))
+    assert f"note: {recording.notes[0]}" in inspected.out + inspected.err
 
 
 def test_kernel_hits_are_never_shown_unasked(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ include/uapi/linux/perf_event.h, Linux 7.3; the register sets: `dialects`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,6 +36,8 @@ KNOWN_SAMPLE_TYPES = (1 << 25) - 1
 BRANCH_HW_INDEX = 1 << 17
 BRANCH_COUNTERS = 1 << 19
 BRANCH_ENTRY_WORDS = 3
+# A SIMD header of any kind, 32 registers of 8 qwords, and as many predicates as there are.
+_MOST_SIMD_WORDS = 4 + 32 * 8 + 32 * 8
 # Machine names (uname -m) whose register masks and blocks are those of asm/perf_regs.h of x86.
 X86_ARCHES = frozenset({"x86_64", "amd64", "x86", "i386", "i486", "i586", "i686"})
 
@@ -208,6 +211,27 @@ def plan_layout(attr: EventAttr, *, header: HeaderKind = "none") -> LayoutPlan:
         weight_parts=attr.has(SampleType.WEIGHT_STRUCT),
         deferred=attr.flag(AttrFlag.DEFER_CALLCHAIN),
     )  # fmt: skip
+
+
+def most_sample_bytes(attrs: Sequence[EventAttr]) -> int | None:
+    """No sample of these events is longer, header included; None where one has a field of any
+    length, or one that is not known here, and where there are no events.
+    """
+    most = 0
+    for attr in attrs:
+        plan = plan_layout(attr)
+        words = plan.fixed_words
+        for step in plan.following:
+            if step.kind is FieldKind.WORDS:
+                words += step.words
+            elif step.kind is FieldKind.REGISTERS:
+                words += 1 + plan.sets[step.name].words + _MOST_SIMD_WORDS
+            else:
+                return None
+        if plan.open_ended:
+            return None
+        most = max(most, 8 * words)
+    return most or None
 
 
 def plan_set(attr: EventAttr, which: str, *, header: HeaderKind = "none") -> SetPlan:

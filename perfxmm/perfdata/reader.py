@@ -22,7 +22,7 @@ from perfxmm.kernel import attr as attr_codec
 from perfxmm.kernel import dialects
 from perfxmm.kernel.constants import PerfType, SampleType
 from perfxmm.kernel.dialects import Dialect
-from perfxmm.kernel.layout import X86_ARCHES
+from perfxmm.kernel.layout import X86_ARCHES, most_sample_bytes
 from perfxmm.kernel.traceformat import TraceFormat
 from perfxmm.perfdata import pipe, snapshotinfo
 from perfxmm.perfdata.blocks import BLOCK_BYTES, BLOCK_RECORDS, Damage, RecordBlock
@@ -72,7 +72,7 @@ class Reader:
     Memory, whatever the bytes say: opening takes the attrs, features (16 MiB), ids (2 million) and
     names, each bounded where it is read (`header`, `pipe`), and the numbers of one block;
     `blocks` a block's columns beside its mapped bytes (BLOCK_RECORDS, BLOCK_BYTES);
-    `ordered_blocks` 24 bytes for each waiting record (WINDOW_RECORDS) and a few copies of that.
+    `ordered_blocks` 24 bytes for each waiting record (WINDOW_RECORDS) and three copies of that.
     What is unpacked goes to a temporary file, bounded in `expand`.
 
     Raises DamagedInput for what is no recording or ends before its first record, UsageError and
@@ -92,6 +92,7 @@ class Reader:
         self.snapshot_formats: dict[int, TraceFormat] = {}
         self.packed: Counter[int] = Counter()
         self._origins: Origins | None = None
+        self._most_sample_bytes: int | None = None  # not before the events are known
         mapped, self.file = open_input(source)
         if isinstance(mapped, bytes):
             check_magic(mapped, self.file)
@@ -118,6 +119,7 @@ class Reader:
             self._expand()
         self._decode_features(head)
         self.events = self._events(head.entries, names)
+        self._most_sample_bytes = most_sample_bytes([event.attr for event in self.events])
         if parts := part_files(source):
             self._merge(parts)
         self._header_finished = head.finished
@@ -229,6 +231,7 @@ class Reader:
         blocks = scan(
             self._mapped.view, self.data_start, end, report=report, release=release,
             block_records=block_records, block_bytes=block_bytes,
+            most_sample_bytes=self._most_sample_bytes,
         )
         while (now := self._mapped.size_now) >= end:
             block = next(blocks, None)

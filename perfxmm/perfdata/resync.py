@@ -12,8 +12,6 @@ tools/perf/util/synthetic-events.c of Linux 7.3, and older ones where they wrote
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -70,9 +68,6 @@ _MISC_UNUSED = np.uint64(0x0FF8 << 32)
 _SURELY_NOT = np.uint64(0xFFFFFFFF & -_TYPES) | _MISC_UNUSED
 _SMALLEST = np.uint64(HEADER_BYTES << 48)
 
-# (file offsets, sizes) of samples -> which of them can be samples of the recording.
-Judge = Callable[[U8, I64, I64], npt.NDArray[np.bool_]]
-
 
 def like_header(word: int) -> bool:
     """Whether type and misc of a header word are some record's; its size may be anything."""
@@ -96,19 +91,17 @@ def _plausible(headers: U64) -> npt.NDArray[np.bool_]:
 class Resync:
     """Searches one data section, data[:end], for chains of records.
 
-    payloads: whether some types have payload outside header.size. judge: what else is known of
-    samples, if anything. big: records are those of a big-endian machine, for `find` alone.
+    payloads: whether some types have payload outside header.size. big: records are those of a
+    big-endian machine, for `find` alone.
     """
 
     def __init__(
-        self, data: U8, end: int, *, payloads: bool = True, judge: Judge | None = None,
-        big: bool = False,
+        self, data: U8, end: int, *, payloads: bool = True, big: bool = False
     ) -> None:
         self._big = big
         self._data = data
         self._end = end
         self._payloads = payloads
-        self._judge = judge
         # What was searched last: from, to, step, where chains begin, how many records each has.
         self._begin = self._searched = 0
         self._step = 8
@@ -171,7 +164,6 @@ class Resync:
             sizes = (headers >> _SIZE_SHIFT).astype(np.int64)
             after = at + sizes
             good = after <= self._end
-            good[good] = self._fitting(at[good], headers[good] & _TYPE, sizes[good])
             rows, at, headers, after = rows[good], at[good], headers[good], after[good]
             if self._payloads:
                 after = self._behind_payload(at, after, headers)
@@ -189,15 +181,6 @@ class Resync:
         sixteen, low = np.uint64(16), np.uint64(0xFFFF)
         upper = (words & low) << sixteen | words >> sixteen & low
         return words >> np.uint64(32) | upper << np.uint64(32)
-
-    def _fitting(self, at: I64, types: U64, sizes: I64) -> npt.NDArray[np.bool_]:
-        good = np.ones(len(at), np.bool_)
-        if self._judge is None:
-            return good
-        samples = np.flatnonzero(types == _R.SAMPLE)
-        if len(samples):
-            good[samples] = self._judge(self._data, at[samples], sizes[samples])
-        return good
 
     def _behind_payload(self, at: I64, after: I64, headers: U64) -> I64:
         types = headers & _TYPE

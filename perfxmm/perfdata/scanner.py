@@ -30,7 +30,7 @@ from perfxmm.perfdata.blocks import (
     gather_u64,
 )
 from perfxmm.perfdata.lanes import Kinds, kinds_of, walk_lanes
-from perfxmm.perfdata.resync import CHAIN, PAYLOAD_TYPES, UNEVEN_TYPES, Judge, Resync, like_header
+from perfxmm.perfdata.resync import CHAIN, PAYLOAD_TYPES, UNEVEN_TYPES, Resync, like_header
 
 # The next records are looked for in stretches of at most so many, and of about so many bytes.
 _AHEAD_RECORDS = 65_536
@@ -53,6 +53,7 @@ _LAST = "the last record is cut short"
 _WEIRD = 7 << 48 | 0xFFFFFFC0
 # Types from here on are not likely ever to exist.
 _MOST_LIKELY_TYPE = np.uint64(128)
+_NO_LIMIT = 1 << 16
 # So often a record before damage is looked into; it costs more than finding what is behind.
 _MOST_BLAMES = 1000
 
@@ -63,23 +64,23 @@ def _doubtful(words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
     uneven = (words >> np.uint64(48) & np.uint64(7)) != 0
     for kind in UNEVEN_TYPES:
         uneven &= types != np.uint64(kind)
-    found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | uneven
+    found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | (types == 0) | uneven
     return found
 
 
 def scan(
     data: U8, start: int, end: int, *, report: Callable[[Damage], None],
-    release: Callable[[int, int], None] | None = None, judge: Judge | None = None,
+    release: Callable[[int, int], None] | None = None, most_sample_bytes: int | None = None,
     block_records: int = BLOCK_RECORDS, block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[RecordBlock]:  # fmt: skip
     """Blocks of the records in data[start:end], in file order.
 
     Goes on behind headers that cannot be one where it finds records again (see `resync`); `report`
     gets each such place, with the bytes that are passed over, and a last record that is cut short.
-    release(lo, hi) is called when the consumer is done with a block's bytes. judge: what is known
-    of samples, for the search.
+    release(lo, hi) is called when the consumer is done with a block's bytes. most_sample_bytes: no
+    sample of the recording is longer; None where that is not known.
     """
-    scanner = _Scanner(data, end, report, judge=judge)
+    scanner = _Scanner(data, end, report, most_sample_bytes=most_sample_bytes)
     position = first = start
     # Found but not yet in a block: stretches are as long as it pays, blocks as long as asked for.
     offsets, headers = np.empty(0, np.int64), np.empty(0, np.uint64)
@@ -140,11 +141,13 @@ class _Scanner:
 
     def __init__(
         self, data: U8, end: int, report: Callable[[Damage], None], *, payloads: bool = True,
-        whole: bool = True, judge: Judge | None = None,
+        whole: bool = True, most_sample_bytes: int | None = None,
     ) -> None:
+        # From here on a header's word is that of a record that is too long for a sample.
+        self._too_long = (_NO_LIMIT if most_sample_bytes is None else most_sample_bytes + 1) << 48
         self._payloads = payloads
         self._whole = whole
-        self._resync = Resync(data, end, payloads=payloads, judge=judge)
+        self._resync = Resync(data, end, payloads=payloads)
         # Doubtful headers before here have been looked at.
         self._trusted = 0
         self._blames = 0
@@ -210,15 +213,27 @@ class _Scanner:
             headers = gather_u64(self._data, offsets)
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
-        if len(headers) and int(np.bitwise_or.reduce(headers)) & _WEIRD:
+        if len(headers) and self._any_weird(headers):
+            weird = (headers & np.uint64(_WEIRD) != 0) | (headers & _TYPE == 0)
+            if self._too_long < 1 << 64:
+                weird |= headers >= np.uint64(self._too_long)
             offsets, headers, after, damage = self._look_closer(
-                offsets, headers, after, damage, np.flatnonzero(headers & np.uint64(_WEIRD))
+                offsets, headers, after, damage, np.flatnonzero(weird)
             )
         if damage is None and self._whole and self._doubtful(after):
             damage = self._damage_at(after)
         if damage is not None:
             return self._go_on(offsets, headers, damage)
         return offsets, headers, after
+
+    def _any_weird(self, headers: U64) -> bool:
+        if int(np.bitwise_or.reduce(headers)) & _WEIRD:
+            return True
+        if self._too_long < 1 << 64 and int(headers.max()) >= self._too_long:
+            return True
+        # Type 0 is none; floating-point numbers look like it. Of a run the first tells.
+        types = (headers if headers.flags.c_contiguous else headers[:1]) & _TYPE
+        return not bool(types.all())
 
     def _look_closer(
         self, offsets: I64, headers: U64, after: int, damage: Damage | None, rows: I64
@@ -234,7 +249,7 @@ class _Scanner:
         if self._whole:
             # Behind payload nothing is known yet.
             until = int(strange[0]) if len(strange) else len(rows)
-            doubtful = offsets[rows[:until][_doubtful(words[:until])]]
+            doubtful = offsets[rows[:until][self._doubts(words[:until])]]
             for at in doubtful[doubtful >= self._trusted].tolist():
                 if at >= self._trusted and (found := self._damage_at(at)) is not None:
                     count = int(np.searchsorted(offsets, at))
@@ -254,7 +269,7 @@ class _Scanner:
             return False
         word = self._word(at)
         size = word >> 48
-        return size < HEADER_BYTES or at + size > self._end or bool(_doubtful(np.uint64(word)))
+        return size < HEADER_BYTES or at + size > self._end or bool(self._doubts(np.uint64(word)))
 
     def _word(self, at: int) -> int:
         return int.from_bytes(self._data[at : at + HEADER_BYTES].tobytes(), "little")
@@ -275,19 +290,38 @@ class _Scanner:
                 return damage
         if after > self._end:
             return Damage(at, f"{_LAST}: {self._end - at} of {size} bytes")
-        if not _doubtful(np.uint64(word)):
+        if not self._doubts(np.uint64(word)):
             return None
+        what = f"no record has type {kind} and size {size}, or none is behind it"
         if after == self._end or int(self._resync.chains(np.array([after], np.int64))[0]):
+            # By chance, where what it covers is records up to its end.
+            if self._resync.through(at + 8, after, after, step=self._step) is not None:
+                return Damage(at, what)
             self._trust(after, at)
+            if self._doubts_length(np.uint64(word)):
+                self._too_long = size + 1 << 48
             return None
-        found = self._resync.find(at + 8, 1, step=self._step)
+        found = self._resync.find(at + self._step, 1, step=self._step)
         if found is None:
             self._trusted = self._end
             return None
         if self._resync.leads(at, found):
             self._trust(found, at)
             return None
-        return Damage(at, f"no record has type {kind} and size {size}, or none is behind it")
+        if found >= after and like_header(word):
+            self._trust(after, at)  # what is wrong is behind it
+            return None
+        return Damage(at, what)
+
+    def _doubts(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+        return _doubtful(words) | self._doubts_length(words)
+
+    def _doubts_length(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+        """bool [n]: samples that are longer than any so far and than they should be."""
+        sample: npt.NDArray[np.bool_] = words & _TYPE == np.uint64(RecordType.SAMPLE)
+        if self._too_long >= 1 << 64:
+            return sample & False
+        return sample & (words >= np.uint64(self._too_long))
 
     def _trust(self, until: int, at: int) -> None:
         self._trusted = until
@@ -309,13 +343,15 @@ class _Scanner:
         word = self._word(at)
         size = word >> 48
         known = like_header(word)
-        if at & 7:
+        if at & 7 or word & 0xFFFFFFFF in UNEVEN_TYPES:
             self._step = 1
         # A last record that is cut short may hold whatever looks like a record; payload all the
         # more.
         cut = known and size >= HEADER_BYTES and not size & 7
         least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
-        found = self._resync.find(at + 8, least, step=self._step)
+        found = self._resync.find(at + self._step, least, step=self._step)
+        if found is None and self._step > 1:
+            found = self._resync.find(at + 1, max(least, 2), step=1)
         if found is None:
             what = damage.what
             if size < HEADER_BYTES:

@@ -14,7 +14,7 @@ import iced_x86 as iced
 from perfxmm.program.effects_general import GENERAL
 from perfxmm.program.effects_mask import MASK, lanes_compared
 from perfxmm.program.effects_vector import VECTOR
-from perfxmm.program.operands import MNEMONICS, Effect, masked
+from perfxmm.program.operands import DONE, MNEMONICS, Effect, masked
 from perfxmm.program.values import PLACES, Values
 
 _Access = iced.OpAccess
@@ -51,16 +51,14 @@ def apply(values: Values, instruction: iced.Instruction) -> None:
     if effect is not None:
         result = effect(values, instruction)
         if result is not None:
-            # Registers that are written beyond the result are rare; none of these do that.
-            _finish(values, instruction, result)
+            if result is not DONE:
+                _finish(values, instruction, result)
             return
     forget_written(values, instruction)
 
 
 def _finish(values: Values, instruction: iced.Instruction, result: list[int]) -> None:
     """Writes `result` to the first operand as its encoding and mask do."""
-    if not instruction.op_count:
-        return  # the effect has written what there is to write
     kind, number, size = PLACES[instruction.op0_register]
     register = (kind, number)
     if kind != "v":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import iced_x86 as iced
 
-from perfxmm.program.operands import MNEMONICS, Effect, bytes_of, memory, same_registers
+from perfxmm.program.operands import DONE, MNEMONICS, Effect, bytes_of, memory, same_registers
 from perfxmm.program.values import ALL_ONES, FIRST_UNKNOWN, PLACES, Part, Values
 
 _Instruction = iced.Instruction
 _OpKind = iced.OpKind
+_STACK = 4  # RSP's encoding
 _IMMEDIATES = frozenset((
     _OpKind.IMMEDIATE8, _OpKind.IMMEDIATE16, _OpKind.IMMEDIATE32, _OpKind.IMMEDIATE64,
     _OpKind.IMMEDIATE8TO16, _OpKind.IMMEDIATE8TO32, _OpKind.IMMEDIATE8TO64,
@@ -37,6 +38,44 @@ def _zero_of_itself(values: Values, instruction: _Instruction) -> list[Part] | N
     return [0, 0] if _whole(instruction) and same_registers(instruction, 0, 1) else None
 
 
+def _subtract(values: Values, instruction: _Instruction) -> list[Part] | None:
+    return _zero_of_itself(values, instruction) or _moved(values, instruction, -1)
+
+
+def _add(values: Values, instruction: _Instruction) -> list[Part] | None:
+    return _moved(values, instruction, 1)
+
+
+def _moved(values: Values, instruction: _Instruction, sign: int) -> list[Part] | None:
+    """A 64-bit register and an immediate."""
+    by = _immediate(instruction, 1, 8) if _whole(instruction) == 8 else None
+    if by is None:
+        return None
+    return values.moved(values.get(("g", PLACES[instruction.op0_register][1])), sign * by)
+
+
+def _count(sign: int) -> Effect:
+    """INC and DEC."""
+    def effect(values: Values, instruction: _Instruction) -> list[Part] | None:
+        if _whole(instruction) != 8:
+            return None
+        return values.moved(values.get(("g", PLACES[instruction.op0_register][1])), sign)
+    return effect
+
+
+def _stack(values: Values, instruction: _Instruction) -> list[Part] | None:
+    """PUSH and POP: the stack pointer moves; what is popped is not known."""
+    place = PLACES.get(instruction.op0_register)
+    popped = instruction.stack_pointer_increment > 0 and place is not None
+    if popped and place is not None and (place[1] == _STACK or place[2] != 8):
+        return None
+    moved = values.moved(values.get(("g", _STACK)), instruction.stack_pointer_increment)
+    values.put(("g", _STACK), moved)
+    if popped and place is not None:
+        values.forget(("g", place[1]))
+    return DONE
+
+
 def _move(values: Values, instruction: _Instruction) -> list[Part] | None:
     size = _whole(instruction)
     if not size:
@@ -54,8 +93,14 @@ def _move(values: Values, instruction: _Instruction) -> list[Part] | None:
 
 
 def _address(values: Values, instruction: _Instruction) -> list[Part] | None:
-    """LEA of a place in the binary: where that lies, the sample's own IP tells."""
-    if _whole(instruction) != 8 or not instruction.is_ip_rel_memory_operand:
+    """LEA of a place in the binary (where that lies, the sample's own IP tells), or of a register
+    and a number."""
+    if _whole(instruction) != 8:
+        return None
+    base = PLACES.get(instruction.memory_base)
+    if base is not None and base[2] == 8 and instruction.memory_index == iced.Register.NONE:
+        return values.moved(values.get(("g", base[1])), instruction.memory_displacement)
+    if not instruction.is_ip_rel_memory_operand:
         return None
     parts = values.unknowns(2)
     values.addresses[parts[0], parts[1]] = instruction.ip_rel_memory_address
@@ -119,7 +164,9 @@ def _signs(bits: int) -> Effect:
 
 
 GENERAL: dict[str, Effect] = {
-    "XOR": _zero_of_itself, "SUB": _zero_of_itself, "MOV": _move, "LEA": _address,
+    "XOR": _zero_of_itself, "SUB": _subtract, "ADD": _add,
+    "INC": _count(1), "DEC": _count(-1), "PUSH": _stack, "POP": _stack, "MOV": _move,
+    "LEA": _address,
     "MOVZX": _widened, "AND": _and, "SHR": _shift_right, "POPCNT": _counted,
     **{f"{v}PMOVMSKB": _signs(8) for v in ("", "V")},
     **{f"{v}MOVMSKPS": _signs(32) for v in ("", "V")},

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import iced_x86 as iced
 
 from perfxmm.program.operands import (
+    DONE,
     MNEMONICS,
     Effect,
     bytes_of,
@@ -268,13 +269,13 @@ def _align(values: Values, instruction: _Instruction) -> list[Part] | None:
 def _zero_all(values: Values, instruction: _Instruction) -> list[Part] | None:
     for number in range(16):
         values.put(("v", number), [], clear=True)
-    return []
+    return DONE
 
 
 def _zero_upper(values: Values, instruction: _Instruction) -> list[Part] | None:
     for number in range(16):
         values.put(("v", number), values.get(("v", number))[:4], clear=True)
-    return []
+    return DONE
 
 
 def _table() -> dict[str, Effect]:

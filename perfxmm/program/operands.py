@@ -9,8 +9,10 @@ import iced_x86 as iced
 
 from perfxmm.program.values import FIRST_UNKNOWN, PLACES, Lanes, Part, Values, words_of
 
-# The result's parts for the first operand, or None where the effect has nothing to say.
+# The result's parts for the first operand, DONE where the effect has written all that is written,
+# or None where it has nothing to say.
 Effect = Callable[[Values, iced.Instruction], list[Part] | None]
+DONE: list[Part] = []
 
 MNEMONICS: dict[int, str] = {
     value: name for name, value in vars(iced.Mnemonic).items() if isinstance(value, int)

@@ -53,6 +53,8 @@ class Values:
     zero_bits: of unknown parts, bits that are 0. repeats: size in bits of the lanes (8, 16) that
     are equal throughout an unknown part. lanes: of unknown parts, those that a mask cleared.
     addresses: pairs of parts that together are an address in the binary (before relocation).
+    offsets: pairs of parts that are another pair and a number, modulo 2**64. That other pair is
+    not among them.
     """
 
     constant: ReadConstant = no_constants
@@ -61,6 +63,7 @@ class Values:
     repeats: dict[Part, int] = field(default_factory=dict)
     lanes: dict[Part, Lanes] = field(default_factory=dict)
     addresses: dict[tuple[Part, Part], int] = field(default_factory=dict)
+    offsets: dict[tuple[Part, Part], tuple[tuple[Part, Part], int]] = field(default_factory=dict)
     _last: int = FIRST_UNKNOWN - 1
 
     def copy(self) -> Values:
@@ -68,7 +71,7 @@ class Values:
         return Values(
             self.constant, {register: list(parts) for register, parts in self.parts.items()},
             dict(self.zero_bits), dict(self.repeats), dict(self.lanes), dict(self.addresses),
-            self._last,
+            dict(self.offsets), self._last,
         )  # fmt: skip
 
     def unknown(self) -> Part:
@@ -87,6 +90,27 @@ class Values:
         if bits < 32:
             self.zero_bits[part] = ALL_ONES & ~((1 << bits) - 1)
         return part
+
+    def moved(self, parts: Sequence[Part], by: int) -> list[Part]:
+        """The parts of a 64-bit value and a number, modulo 2**64."""
+        low, high = parts[0], parts[1]
+        by %= 1 << 64
+        if low < FIRST_UNKNOWN and high < FIRST_UNKNOWN:
+            whole = (low | high << 32) + by
+            return [whole & ALL_ONES, whole >> 32 & ALL_ONES]
+        if not by:
+            return [low, high]
+        new = self.unknowns(2)
+        target = self.addresses.get((low, high))
+        if target is not None:
+            self.addresses[new[0], new[1]] = (target + by) % (1 << 64)
+            return new
+        base, far = self.offsets.get((low, high), ((low, high), 0))
+        far = (far + by) % (1 << 64)
+        if not far:
+            return list(base)
+        self.offsets[new[0], new[1]] = (base, far)
+        return new
 
     def get(self, register: Register) -> list[Part]:
         """The register's parts. Not to be changed: use `put`."""

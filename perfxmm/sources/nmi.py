@@ -136,10 +136,12 @@ class NmiSource(RingSource):
         self._found: tuple[ModuleStatus, Tracepoint] | None = None
 
     def why_not(self, request: RecordRequest) -> str | None:
+        """The reason, and what would help behind it in brackets."""
         try:
             self._require(request)
         except (NotSupported, PermissionDenied) as error:
-            return error.why or error.what
+            why = error.why or error.what
+            return f"{why} ({error.next_step})" if error.next_step else why
         return None
 
     def _machinery(self) -> tuple[ModuleStatus, Tracepoint]:

@@ -4,9 +4,10 @@
         -rss_limit_mb=2048
 
 Needs atheris. The input is read as a structure (tests/support/fuzz_decoding.py says which): its
-first byte says whether images or samples follow; then come the layout of the images, or the fields
-of one or two attrs and the sizes of records; the rest are the words. It needs no seeds: every input
-means something. tests/fuzz/corpus has some.
+first byte says whether images, samples or snapshots of source nmi follow; then come the layout of
+the images, the fields of one or two attrs and the sizes of records, or a tracepoint's format and
+what its records say; the rest are the words. It needs no seeds: every input means something.
+tests/fuzz/corpus has some.
 """
 
 from __future__ import annotations

@@ -100,6 +100,23 @@ def test_copies_and_widths(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_distances_between_registers(tmp_path: Path) -> None:
+    # push rbp; mov rbp, rsp; sub rsp, 0x40; lea rax, [rsp+8]; inc rax; pop rcx
+    body = Assembly().raw("55").raw("4889e5").raw("4883ec40").raw("488d442408").raw("48ffc0")
+    body.raw("59").raw(RET)
+    assert known(tmp_path, body, at=3) == ["rsp = rbp - 0x40"]
+    assert known(tmp_path, body, at=5) == ["rbp = rax + 0x37", "rsp = rax - 0x9"]
+    assert known(tmp_path, body) == ["rbp = rax + 0x37", "rsp = rax - 0x1"]
+    # Back to where it was: mov rbx, rdx; add rdx, 8; sub rdx, 8
+    body = Assembly().raw("4889d3").raw("4883c208").raw("4883ea08").raw(RET)
+    assert known(tmp_path, body, at=2) == ["rdx = rbx + 0x8"]
+    assert known(tmp_path, body) == ["rdx = rbx"]
+    # Constants and places are added to; 32 bits are not: mov eax, 5; add rax, 3; add eax, 1
+    body = Assembly().raw("b805000000").raw("4883c003").raw("83c001").raw(RET)
+    assert known(tmp_path, body, at=2) == ["rax = 0x8"]
+    assert known(tmp_path, body) == ["rax[63:32] = 0"]
+
+
 def test_lanes_that_a_mask_cleared(tmp_path: Path) -> None:
     body = Assembly().raw("62f17cc958c1").raw(RET)  # vaddps zmm0{k1}{z}, zmm0, zmm1
     assert known(tmp_path, body) == ["32-bit lanes of zmm0 are 0 where k1 is"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,3 +158,28 @@ def test_events_with_different_layouts() -> None:
 def test_time_place(sample_type: int, flags: int, expected: TimePlace) -> None:
     attr = attr_codec.decode(w.attr(sample_type, flags=flags))
     assert time_place(attr) == expected
+
+
+def test_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
+    """24 bytes for each record that waits and three copies of that while they are put in order;
+    beside them what finding the records of a block takes. Without rounds all that may wait does.
+    """
+    times = np.random.default_rng(1).permutation(200_000) + 1
+    path = tmp_path / "perf.data"
+    path.write_bytes(PerfFile(records=[w.sample(int(time)) for time in times]).build())
+    peaks = {}
+    for window in (20_000, 80_000):
+        source = Reader(path)
+        tracemalloc.start()
+        try:
+            count = sum(
+                len(block)
+                for block in source.ordered_blocks(window_records=window, block_records=4096)
+            )
+            peaks[window] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert count == len(times)
+        assert source.unordered > 0
+        assert peaks[window] <= 4 * 24 * window + (12 << 20)
+    assert peaks[80_000] - peaks[20_000] <= 4 * 24 * 60_000

@@ -5,6 +5,7 @@ Every expectation comes from the list of records that a file was made of.
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 
@@ -13,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import perfdata_writer as w
+from support.perfdata_writer import PerfFile
 
 from perfxmm.perfdata.blocks import Damage
+from perfxmm.perfdata.reader import Reader
 from perfxmm.perfdata.resync import CHAIN, Resync
 from perfxmm.perfdata.scanner import scan
 
@@ -106,6 +109,27 @@ def test_a_size_that_reaches_into_the_next_record(records: list[bytes], more: in
         assert damage == [Damage(
             at, f"record of size {length + more}, but others begin {length} bytes behind its start"
         )]  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [2, 3, 33, 50])
+def test_a_size_that_covers_whole_records_by_chance(times: int) -> None:
+    """Told where no sample of the events can be as long, or no record has the type."""
+    known = places(EQUAL)
+    damaged = resized(EQUAL, 10, 32 * times)
+    source = Reader(io.BytesIO(PerfFile(records=[damaged]).build()))
+    begin = source.data_start
+    found = [
+        (block.file_base - begin + int(at), int(size))
+        for block in source.blocks() for at, size in zip(block.offsets, block.sizes, strict=True)
+    ]  # fmt: skip
+    assert found == known
+    assert [d.offset for d in source.damage] == [begin + 320]
+    garbage = HEADER.pack(0x12345678, 0x99, 32 * times)
+    at = 10 * 32
+    found, damage = found_in(b"".join(EQUAL[:10]) + garbage + EQUAL[10][8:] + b"".join(EQUAL[11:]))
+    assert found == known[:10] + known[11:]
+    assert [d.offset for d in damage] == [at]
+    assert damage[0].what.endswith("; 32 bytes are passed over")
 
 
 @settings(max_examples=300, deadline=None)
@@ -252,5 +276,5 @@ def test_the_search_takes_time_by_the_bytes_and_not_more(piece: bytes) -> None:
         return time.process_time() - begun
 
     seconds(1 << 16)
-    small, large = seconds(1 << 18), seconds(1 << 20)
+    small, large = seconds(1 << 17), seconds(1 << 19)
     assert large < max(10 * small, 1.0), (small, large)

@@ -381,7 +381,8 @@ def test_refusals_name_the_reason(
         made.record(asked)
     assert why in (caught.value.why or caught.value.what)
     assert step in caught.value.next_step
-    assert made.why_not(asked) == (caught.value.why or caught.value.what)
+    said = caught.value.why or caught.value.what
+    assert made.why_not(asked) == f"{said} ({caught.value.next_step})"
     assert caught.value.exit_code == (3 if "caps" in root else 4)
     assert not Path(asked.output).exists()
 

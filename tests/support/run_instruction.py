@@ -135,6 +135,13 @@ def _encode(instructions: list[iced.Instruction]) -> bytes:
 
 
 _OP = iced.OpCodeOperandKind
+_WIDENED = {
+    "IMM8SEX32": iced.OpKind.IMMEDIATE8TO32, "IMM8SEX64": iced.OpKind.IMMEDIATE8TO64,
+    "IMM32": iced.OpKind.IMMEDIATE32, "IMM32SEX64": iced.OpKind.IMMEDIATE32TO64,
+}  # fmt: skip
+_GENERAL = frozenset(getattr(iced.Mnemonic, name) for name in (
+    "ADD", "SUB", "INC", "DEC", "AND", "XOR", "SHR", "MOV", "MOVZX", "POPCNT",
+))  # fmt: skip
 _FIRST_OF = {"XMM": R.XMM0, "YMM": R.YMM0, "ZMM": R.ZMM0, "K_": R.K0, "R32": R.EAX, "R64": R.RAX}
 
 
@@ -164,9 +171,14 @@ def _form(
     instruction = iced.Instruction()
     instruction.code = code
     high = info.encoding == iced.EncodingKind.EVEX
-    some = False
+    # General registers alone: the few that something is claimed of.
+    some = info.mnemonic in _GENERAL
     for number, kind in enumerate(kinds):
         first = next((base for prefix, base in _FIRST_OF.items() if kind.startswith(prefix)), None)
+        if kind in _WIDENED:
+            instruction.set_op_kind(number, _WIDENED[kind])
+            instruction.set_immediate_i32(number, int(rng.integers(-100, 100)))
+            continue
         if kind.startswith("IMM8"):
             instruction.set_op_kind(number, iced.OpKind.IMMEDIATE8)
             instruction.immediate8 = int(rng.integers(0, 256))

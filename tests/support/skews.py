@@ -94,6 +94,8 @@ def _touched(
         mine = word >> np.uint64(claim.shift) & np.uint64(claim.mask)
         theirs = differs[:, claim.other] >> np.uint64(claim.value) & np.uint64(claim.mask)
         return (mine | theirs) != 0
+    if claim.kind is Kind.OFFSET:
+        return (word | differs[:, claim.other]) != 0
     if claim.kind is Kind.MASKED:
         out = np.zeros(len(word), np.bool_)
         lane = np.uint64((1 << claim.shift) - 1)

@@ -245,6 +245,9 @@ def _fails(
         found = _words(registers, sample, column)
         bits = flat["shift"][claim].astype(np.uint64)
         failed = (found >> bits | found << (np.uint64(64) - bits)) != found
+    elif table == Kind.OFFSET + 2:
+        there = _words(registers, sample, flat["other"][claim]) + flat["value"][claim]
+        failed = _words(registers, sample, column) != there
     else:
         found = _words(registers, sample, column) & flat["mask"][claim]
         opmask = _words(registers, sample, flat["other"][claim])

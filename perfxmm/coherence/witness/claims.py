@@ -28,6 +28,7 @@ class Kind(IntEnum):
     CONSTANT: word & mask == value. PLACE: word == sample's IP + value, modulo 2**64.
     EQUAL: (word >> shift) & mask == (other >> value) & mask.
     REPEATS: word, rotated by `shift` bits, is the same.
+    OFFSET: word == other + value, modulo 2**64.
     MASKED: lanes of `shift` bits of word & mask, of which lane 0 has bit `value` (may be negative)
     of the opmask `other`, are zero where that bit is.
     """
@@ -37,6 +38,7 @@ class Kind(IntEnum):
     EQUAL = 2
     REPEATS = 3
     MASKED = 4
+    OFFSET = 5
 
 
 class Claim(NamedTuple):
@@ -70,6 +72,7 @@ def claims_of(values: Values, address: int) -> list[Claim]:
     }  # fmt: skip
     pairs: dict[tuple[Part, Part], int] = {}
     places: dict[Part, tuple[int, int]] = {}
+    bases: dict[tuple[Part, Part], tuple[int, int]] = {}
     for register in sorted(values.parts, key=first_word):
         parts, first = values.parts[register], first_word(register)
         for at in range(0, len(parts), 2):
@@ -85,6 +88,11 @@ def claims_of(values: Values, address: int) -> list[Claim]:
             if known != word:
                 claims.append(Claim(Kind.EQUAL, word, other=known))
                 continue
+            base, far = values.offsets.get((low, high), ((low, high), 0))
+            where_base, from_base = bases.setdefault(base, (word, far))
+            if where_base != word:
+                claims.append(Claim(
+                    Kind.OFFSET, word, value=far - from_base & _ALL, other=where_base))
             if low == high:
                 claims.append(Claim(Kind.REPEATS, word, shift=values.repeats.get(low, 32)))
             for half, part in enumerate((low, high) if low != high else (low,)):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from perfxmm.coherence.witness.claims import (
-    FIRST_GPR,
-    FIRST_OPMASK,
-    Claim,
-    Kind,
-)
+from perfxmm.coherence.witness.claims import FIRST_GPR, FIRST_OPMASK, Claim, Kind
 from perfxmm.snapshots.vocabulary import GPR_NAMES
 
 _ALL = (1 << 64) - 1
@@ -49,9 +44,10 @@ def texts(claims: Iterable[Claim]) -> list[str]:
     for run in _runs(by_kind.get(Kind.CONSTANT, []), _same_constant):
         lines.append((run[0].word, _constant(run)))
     for claim in by_kind.get(Kind.PLACE, []):
-        offset = claim.value - (1 << 64) if claim.value >> 63 else claim.value
-        sign, size = ("-", -offset) if offset < 0 else ("+", offset)
-        lines.append((claim.word, f"{word_name(claim.word)} = IP {sign} {size:#x}"))
+        lines.append((claim.word, f"{word_name(claim.word)} = IP {_signed(claim.value)}"))
+    for claim in by_kind.get(Kind.OFFSET, []):
+        there = f"{word_name(claim.other)} {_signed(claim.value)}"
+        lines.append((claim.word, f"{word_name(claim.word)} = {there}"))
     for run in _runs(by_kind.get(Kind.EQUAL, []), _same_move):
         lines.append((run[0].word, _equal(run)))
     for run in _runs(by_kind.get(Kind.REPEATS, []), _same_repeat):
@@ -66,15 +62,21 @@ def texts(claims: Iterable[Claim]) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda line: line[0])]
 
 
+def _signed(value: int) -> str:
+    """A number modulo 2**64 with its sign in front."""
+    return f"- {(1 << 64) - value:#x}" if value >> 63 else f"+ {value:#x}"
+
+
 def _runs(
-    claims: Sequence[Claim], alike: object,
+    claims: Sequence[Claim], alike: Callable[[list[Claim], Claim], bool],
 ) -> Iterator[list[Claim]]:
-    """Neighbouring words of one register whose claims are alike."""
+    """Neighbouring words of one register whose claims are alike. alike: whether a claim goes on
+    with what a run has so far."""
     run: list[Claim] = []
     for claim in sorted(claims):
         if run and (
             claim.word != run[-1].word + 1 or claim.word % 8 == 0 or claim.word >= FIRST_OPMASK
-            or not alike(run, claim)  # type: ignore[operator]
+            or not alike(run, claim)
         ):
             yield run
             run = []
