@@ -161,11 +161,11 @@ class _Job:
             # What follows cannot be understood. The scan of the result tells of it.
             found = self.search.find(at + done, 2)
             until = self.end if found is None else found
-            head = at + done - _HEADER_BYTES
-            (size,) = struct.unpack_from("<H", chunk, max(done - 2, 0))
-            if found is not None and head + size > self.end:
+            if found is not None and done >= _HEADER_BYTES:
                 # Its header stays as it was, too: nobody may take what stays for numbers.
-                chunk[done - _HEADER_BYTES : done] = self.data[head : at + done]
+                head = at + done - _HEADER_BYTES
+                if head + int.from_bytes(chunk[done - 2 : done], "little") > self.end:
+                    chunk[done - _HEADER_BYTES : done] = self.data[head : at + done]
         else:
             until = min(at + done + payload, self.end)
         self.spool.write(memoryview(chunk)[:done])

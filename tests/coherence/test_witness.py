@@ -193,3 +193,24 @@ def test_what_was_not_delivered_or_not_believed_is_not_compared(tmp_path: Path) 
     assert speaks(gpr_mask=0) == XMM | YMM | ZMM | OPMASK
     assert speaks(believed=ZMM) == ZMM
     assert VERDICT_CLASSES == ("gpr", "xmm", "ymm", "zmm", "opmask")
+
+
+def test_a_precise_event_shows_what_its_instruction_left(tmp_path: Path) -> None:
+    """exact_ip: the instruction at the IP has retired, so the claims are those behind it."""
+    from perfxmm.analysis.names import CODE_OFFSET
+    from perfxmm.analysis.shown import Policy
+
+    recording = perfxmm.open(write(tmp_path, [Shot(1, 2), Shot(1), Shot(5)]))
+    batch, = recording.judged(Policy.of(("all",)))
+    assert batch.dso is not None
+
+    def said() -> Statement:
+        return recording.witness.testify(
+            batch, batch.sets["user"], batch.ip, batch.dso, batch.extra[CODE_OFFSET]  # type: ignore[arg-type]
+        )
+
+    assert said().proved.tolist() == [GPR, GPR, GPR | XMM | YMM | ZMM]
+    batch.exact_ip[:] = True
+    exact = said()
+    assert exact.proved.tolist() == [GPR | XMM | YMM | ZMM, GPR, GPR | XMM | YMM | ZMM]
+    assert exact.contradicted.tolist() == [0, XMM | YMM | ZMM, 0]

@@ -276,5 +276,5 @@ def test_the_search_takes_time_by_the_bytes_and_not_more(piece: bytes) -> None:
         return time.process_time() - begun
 
     seconds(1 << 16)
-    small, large = seconds(1 << 18), seconds(1 << 20)
+    small, large = seconds(1 << 17), seconds(1 << 19)
     assert large < max(10 * small, 1.0), (small, large)

@@ -1,1 +1,1 @@
-"""The truth workload: a program that knows its registers, and the checker of its recordings."""
+"""The truth programs, which know their registers, and the checker of their recordings."""
