@@ -16,7 +16,7 @@ from perfxmm.snapshots.vocabulary import GPR_IP, REGS_ABI_64, CpuMode
 
 I64 = npt.NDArray[np.int64]
 # What is kept for places is dropped altogether when it has grown to this.
-_MOST_ENTRIES = 50_000
+_MOST_ENTRIES = 200_000
 _MOST_CLAIMS = 1_000_000
 _OFFSET_BITS = 47
 _NEITHER = np.uint8(0)
@@ -49,18 +49,19 @@ class Witness:
         found = Statement(believed, *(np.zeros(n, np.uint8) for _ in range(3)))
         if not len(rows):
             return found
-        if self._list.size > _MOST_ENTRIES or self._list.claims > _MOST_CLAIMS:
+        entries = max(self._list.size, len(self._entries))
+        if entries > _MOST_ENTRIES or self._list.claims > _MOST_CLAIMS:
             self._start_over()
         shapes, shape = shapes_of(registers, believed)
         fits = (offset >> np.uint64(_OFFSET_BITS) == 0) & (dso < 1 << 15)
         rows = rows[fits[rows]]
         places = dso[rows].astype(np.int64) << (_OFFSET_BITS + 1)
         places |= offset[rows].astype(np.int64) << 1 | batch.exact_ip[rows]
-        entries = self._entries_of(places, shapes, shape[rows])
-        speaks = self._list.speaks(entries)
+        numbers = self._entries_of(places, shapes, shape[rows])
+        speaks = self._list.speaks(numbers)
         asked = np.flatnonzero(speaks)
         wrong = np.zeros(len(rows), np.uint8)
-        wrong[asked] = self._list.contradicted(registers, ip, rows[asked], entries[asked])
+        wrong[asked] = self._list.contradicted(registers, ip, rows[asked], numbers[asked])
         found.proved[rows] = speaks & ~wrong
         found.contradicted[rows] = wrong
         bad = np.flatnonzero(wrong)

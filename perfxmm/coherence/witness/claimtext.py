@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from perfxmm.coherence.witness.claims import (
-    FIRST_GPR,
-    FIRST_OPMASK,
-    Claim,
-    Kind,
-)
+from perfxmm.coherence.witness.claims import FIRST_GPR, FIRST_OPMASK, Claim, Kind
 from perfxmm.snapshots.vocabulary import GPR_NAMES
 
 _ALL = (1 << 64) - 1
@@ -73,14 +68,15 @@ def _signed(value: int) -> str:
 
 
 def _runs(
-    claims: Sequence[Claim], alike: object,
+    claims: Sequence[Claim], alike: Callable[[list[Claim], Claim], bool],
 ) -> Iterator[list[Claim]]:
-    """Neighbouring words of one register whose claims are alike."""
+    """Neighbouring words of one register whose claims are alike. alike: whether a claim goes on
+    with what a run has so far."""
     run: list[Claim] = []
     for claim in sorted(claims):
         if run and (
             claim.word != run[-1].word + 1 or claim.word % 8 == 0 or claim.word >= FIRST_OPMASK
-            or not alike(run, claim)  # type: ignore[operator]
+            or not alike(run, claim)
         ):
             yield run
             run = []

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfxmm.coherence.witness.check import Checklist, class_of, shapes_of
-from perfxmm.coherence.witness.claims import FIRST_GPR, FIRST_OPMASK, Claim, Kind, claims_of
-from perfxmm.coherence.witness.claimtext import texts, word_name
+from perfxmm.coherence.witness.claims import FIRST_GPR, FIRST_OPMASK, Claim, claims_of
+from perfxmm.coherence.witness.claimtext import texts
 from perfxmm.coherence.witness.places import Code, Known, Place, after
 from perfxmm.coherence.witness.statement import believed_classes
 from perfxmm.program.effects import apply
@@ -151,6 +151,3 @@ def _found(registers: RegisterSet, row: int, claim: Claim) -> int | None:
     if not there or qword >= int(registers.delivered_qwords[row]):
         return None
     return int(registers.vectors[row, register, qword])
-
-
-__all__ = ["Checked", "CodeStory", "Kind", "Line", "code_story", "lines_of", "word_name"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
+import py_compile
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from .trouble import Unavailable
 CHECKOUT = Path(__file__).resolve().parents[3]
 PYTHON = "usr/bin/python3.11"
 # What the recorder never imports, most of the standard library's and NumPy's size.
-LEFT_OUT = ("test", "tests", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "__pycache__",
-            "distutils", "turtledemo", "f2py", "_pyinstaller")
+LEFT_OUT = ("test", "tests", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "distutils",
+            "turtledemo", "f2py", "_pyinstaller")
 # Of the C library and the compiler: what wheels of the manylinux tags may need.
 WHEEL_LIBRARIES = tuple(
     f"usr/lib/x86_64-linux-gnu/{name}"
@@ -57,6 +60,16 @@ def site_packages(refresh: bool = False) -> Path:
     return folder
 
 
+def compile_below(folder: Path) -> None:
+    """Byte code beside the sources of a folder: compiling them in Bochs takes minutes.
+
+    Never checked against the sources, whose times the archive does not keep. Another Python than
+    3.11 writes files that the guest's passes by, and the guest is only slower.
+    """
+    compileall.compile_dir(folder, quiet=2,
+                           invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+
 def add_tree(archive: Archive, folder: Path, inside: str) -> None:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -75,14 +88,17 @@ def python_archive(root: Root, refresh: bool = False) -> bytes:
         archive.file(name.replace("lib64/", "usr/lib64/", 1) if name.startswith("lib64/") else name,
                      path.read_bytes(), 0o755)
     stdlib = root.folder / "usr/lib/python3.11"
-    for path in sorted(stdlib.rglob("*.py")):
-        parts = path.relative_to(stdlib).parts
-        if not set(parts) & set(LEFT_OUT):
-            archive.file(f"usr/lib/python3.11/{'/'.join(parts)}", path.read_bytes())
-    add_tree(archive, site, "room/site")
+    for folder, inside in ((stdlib, "usr/lib/python3.11"), (site, "room/site")):
+        compile_below(folder)
+        add_tree(archive, folder, inside)
     return archive.bytes()
 
 
 def add_perfxmm(archive: Archive) -> None:
     """This checkout's package, beside its dependencies."""
-    add_tree(archive, CHECKOUT / "perfxmm", "room/site/perfxmm")
+    with tempfile.TemporaryDirectory(prefix="perfxmm-vm-") as scratch:
+        copy = Path(scratch) / "perfxmm"
+        shutil.copytree(CHECKOUT / "perfxmm", copy,
+                        ignore=shutil.ignore_patterns("__pycache__", "kmod"))
+        compile_below(copy)
+        add_tree(archive, copy, "room/site/perfxmm")

@@ -71,11 +71,12 @@ class Root:
         Returns the finished process, whose output is in `log` where that is given.
 
         Raises:
-            Unavailable: no unshare(1) here.
+            Unavailable: no unshare(1) or setpriv(1) here.
             subprocess.TimeoutExpired: after timeout_s; the command has been ended.
         """
-        if not shutil.which("unshare"):
-            raise Unavailable("unshare(1) is missing: apt-get install util-linux.")
+        for tool in ("unshare", "setpriv"):
+            if not shutil.which(tool):
+                raise Unavailable(f"{tool}(1) is missing: apt-get install util-linux.")
         lines = ["set -e"]
         for source, place in {Path("/dev"): "/dev", Path("/proc"): "/proc", **(bind or {})}.items():
             inside = self.folder / place.lstrip("/")
@@ -87,10 +88,11 @@ class Root:
                      + " ".join(f"{key}={shlex.quote(value)}" for key, value in (env or {}).items())
                      + f" /bin/sh -c {shlex.quote(inner)}")
         (self.folder / "tmp").mkdir(exist_ok=True)
-        # kill-child: the emulator does not outlive a room that was interrupted.
-        namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--net"]
+        # The emulator does not outlive a room that was ended, however that was done.
+        namespace = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork",
+                     "--kill-child", "--net"]
         if os.geteuid():
-            namespace.insert(1, "--map-root-user")
+            namespace.append("--map-root-user")
         words = [*namespace, "bash", "-c", "\n".join(lines)]
         if log is None:
             return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True,
