@@ -50,7 +50,12 @@ _SIZES: dict[int, tuple[int, int]] = {
     _R.SCHEDSTAT_CPU: (16, _LARGEST), _R.SCHEDSTAT_DOMAIN: (16, _LARGEST),
 }  # fmt: skip
 # perf writes these without filling them up.
-UNEVEN_TYPES = (_R.HEADER_TRACING_DATA, _R.HEADER_BUILD_ID, _R.HEADER_FEATURE, _R.COMPRESSED)
+UNEVEN_TYPES = (
+    _R.HEADER_TRACING_DATA, _R.HEADER_BUILD_ID, _R.HEADER_FEATURE, _R.COMPRESSED, _R.CPU_MAP,
+    _R.EVENT_UPDATE,
+)  # fmt: skip
+# perf until about Linux 4.16 left in their misc what was in memory.
+_ANY_MISC_TYPES = (_R.HEADER_ATTR, _R.HEADER_EVENT_TYPE)
 PAYLOAD_TYPES = (_R.HEADER_TRACING_DATA, _R.AUXTRACE)
 _TYPES = 128  # no type that is known here is as large
 
@@ -60,23 +65,28 @@ for _kind, (_least, _greatest) in _SIZES.items():
     _LEAST[_kind], _GREATEST[_kind] = _least, _greatest
 _UNEVEN = np.zeros(_TYPES, np.bool_)
 _UNEVEN[list(UNEVEN_TYPES)] = True
+_ANY_MISC = np.zeros(_TYPES, np.bool_)
+_ANY_MISC[list(_ANY_MISC_TYPES)] = True
 
 _TYPE = np.uint64(0xFFFFFFFF)
 _SIZE_SHIFT = np.uint64(48)
 # PERF_RECORD_MISC_* are bits 0 to 2 and 12 to 15.
 _MISC_UNUSED = np.uint64(0x0FF8 << 32)
-_SURELY_NOT = np.uint64(0xFFFFFFFF & -_TYPES) | _MISC_UNUSED
+_SURELY_NOT = np.uint64(0xFFFFFFFF & -_TYPES)
 _SMALLEST = np.uint64(HEADER_BYTES << 48)
 
 
 def like_header(word: int) -> bool:
     """Whether type and misc of a header word are some record's; its size may be anything."""
     kind = word & 0xFFFFFFFF
-    return kind in _SIZES and not word & int(_MISC_UNUSED)
+    return kind in _SIZES and (kind in _ANY_MISC_TYPES or not word & int(_MISC_UNUSED))
 
 
-def _plausible(headers: U64) -> npt.NDArray[np.bool_]:
-    """bool [n]: type, misc and size are those of a record that perf or the kernel writes."""
+def plausible(headers: U64) -> npt.NDArray[np.bool_]:
+    """bool [n]: type, misc and size are those of a record that perf or the kernel writes.
+
+    headers: uint64 [n], header words.
+    """
     types = headers & _TYPE
     known = (headers & _SURELY_NOT == 0) & (headers >= _SMALLEST)
     types = np.where(known, types, 0).astype(np.int64)
@@ -84,6 +94,7 @@ def _plausible(headers: U64) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_] = (
         (sizes >= _LEAST[types]) & (sizes <= _GREATEST[types])
         & ((sizes & 7 == 0) | _UNEVEN[types])
+        & ((headers & _MISC_UNUSED == 0) | _ANY_MISC[types])
     )  # fmt: skip
     return found
 
@@ -136,7 +147,7 @@ class Resync:
         count = min(self._span, self._end - HEADER_BYTES - begin + step) // step
         words = self._headers(np.ndarray(max(count, 1), "<u8", self._data, begin, (step,)))
         likely = np.flatnonzero((words & _SURELY_NOT == 0) & (words >= _SMALLEST))
-        likely = likely[_plausible(words[likely])]
+        likely = likely[plausible(words[likely])]
         at = likely * step + begin
         lengths = self.chains(at)
         some = lengths > 0
@@ -159,7 +170,7 @@ class Resync:
             inside = at <= self._end - HEADER_BYTES
             rows, at = rows[inside], at[inside]
             headers = self._headers(gather_u64(self._data, at))
-            good = _plausible(headers)
+            good = plausible(headers)
             rows, at, headers = rows[good], at[good], headers[good]
             sizes = (headers >> _SIZE_SHIFT).astype(np.int64)
             after = at + sizes

@@ -242,6 +242,8 @@ class _Scanner:
         types, or of a size that is no multiple of 8.
         """
         words = headers[rows]
+        if int(np.bitwise_or.reduce(words)) >> 48 & 7:
+            self._step = 1
         strange = np.empty(0, np.int64)
         if self._payloads:
             types = words & _TYPE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from support.perfdata_writer import PerfFile
 
 from perfxmm.perfdata.blocks import Damage
 from perfxmm.perfdata.reader import Reader
-from perfxmm.perfdata.resync import CHAIN, Resync
+from perfxmm.perfdata.resync import CHAIN, Resync, plausible
 from perfxmm.perfdata.scanner import scan
 
 HEADER = struct.Struct("<IHH")
@@ -278,3 +279,17 @@ def test_the_search_takes_time_by_the_bytes_and_not_more(piece: bytes) -> None:
     seconds(1 << 16)
     small, large = seconds(1 << 17), seconds(1 << 19)
     assert large < max(10 * small, 1.0), (small, large)
+
+
+def test_every_record_of_the_shared_recordings_is_plausible(shared_data: Path) -> None:
+    """A header that the search would not take for one costs what stands before it."""
+    total = 0
+    for folder in ("perfdata", "simd"):
+        for path in sorted((shared_data / folder).iterdir()):
+            if not path.read_bytes().startswith(b"PERFILE2"):
+                continue
+            for block in Reader(path).blocks():
+                good = plausible(block.headers())
+                assert good.all(), (path.name, block.types[~good], block.misc[~good])
+                total += len(block)
+    assert total > 5000
