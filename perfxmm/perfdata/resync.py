@@ -52,7 +52,6 @@ _SIZES: dict[int, tuple[int, int]] = {
 # perf writes these without filling them up.
 UNEVEN_TYPES = (
     _R.HEADER_TRACING_DATA, _R.HEADER_BUILD_ID, _R.HEADER_FEATURE, _R.COMPRESSED, _R.CPU_MAP,
-    _R.EVENT_UPDATE,
 )  # fmt: skip
 # perf until about Linux 4.16 left in their misc what was in memory.
 _ANY_MISC_TYPES = (_R.HEADER_ATTR, _R.HEADER_EVENT_TYPE)
@@ -119,6 +118,7 @@ class Resync:
         self._found = np.empty(0, np.int64)
         self._lengths = np.empty(0, np.int64)
         self._span = _FIRST_BYTES
+        self._none_from: dict[tuple[int, int, int], int] = {}  # by step, rest of it, and least
 
     def find(self, begin: int, least: int, *, step: int = 8) -> int | None:
         """Where the next chain begins, at or behind `begin` in steps of `step` bytes.
@@ -126,6 +126,9 @@ class Resync:
         least: how many records a chain has at least, at most CHAIN.
         None where there is no chain up to there.
         """
+        first, key = begin, (step, begin % step, least)
+        if begin >= self._none_from.get(key, self._end):
+            return None
         while True:
             cached = (
                 self._begin <= begin < self._searched and step == self._step
@@ -133,6 +136,8 @@ class Resync:
             )
             if not cached:
                 if begin + HEADER_BYTES > self._end:
+                    # Nobody need look there again.
+                    self._none_from[key] = first
                     return None
                 near = self._searched <= begin < self._searched + self._span
                 self._span = min(self._span * 2, _MOST_BYTES) if near else _FIRST_BYTES

@@ -242,8 +242,10 @@ class _Scanner:
         types, or of a size that is no multiple of 8.
         """
         words = headers[rows]
-        if int(np.bitwise_or.reduce(words)) >> 48 & 7:
-            self._step = 1
+        if self._step > 1 and int(np.bitwise_or.reduce(words)) >> 48 & 7:
+            uneven = words[(words >> np.uint64(48) & np.uint64(7)) != 0]
+            if bool(np.isin(uneven & _TYPE, UNEVEN_TYPES).any()):
+                self._step = 1
         strange = np.empty(0, np.int64)
         if self._payloads:
             types = words & _TYPE
@@ -303,7 +305,7 @@ class _Scanner:
             if self._doubts_length(np.uint64(word)):
                 self._too_long = size + 1 << 48
             return None
-        found = self._resync.find(at + self._step, 1, step=self._step)
+        found = self._search(at, 1)
         if found is None:
             self._trusted = self._end
             return None
@@ -324,6 +326,23 @@ class _Scanner:
         if self._too_long >= 1 << 64:
             return sample & False
         return sample & (words >= np.uint64(self._too_long))
+
+    def _search(self, at: int, least: int) -> int | None:
+        """Where records begin again behind the damaged header at `at`.
+
+        Where they may stand at any byte, words put together of two others look like headers now
+        and then: a whole chain counts first.
+        """
+        if self._step > 1:
+            found = self._resync.find(at + self._step, least, step=self._step)
+            if found is not None:
+                return found
+        found = self._resync.find(at + 1, CHAIN, step=1)
+        if found is None:
+            found = self._resync.find(at + 1, max(least, 2) if self._step > 1 else least, step=1)
+        if found is not None:
+            self._step = 1
+        return found
 
     def _trust(self, until: int, at: int) -> None:
         self._trusted = until
@@ -351,9 +370,7 @@ class _Scanner:
         # more.
         cut = known and size >= HEADER_BYTES and not size & 7
         least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
-        found = self._resync.find(at + self._step, least, step=self._step)
-        if found is None and self._step > 1:
-            found = self._resync.find(at + 1, max(least, 2), step=1)
+        found = self._search(at, least)
         if found is None:
             what = damage.what
             if size < HEADER_BYTES:
