@@ -64,6 +64,11 @@ for _kind, (_least, _greatest) in _SIZES.items():
     _LEAST[_kind], _GREATEST[_kind] = _least, _greatest
 _UNEVEN = np.zeros(_TYPES, np.bool_)
 _UNEVEN[list(UNEVEN_TYPES)] = True
+# From here on a header's word is that of a record that is too large; unknown ones never are.
+_TOO_LARGE = np.where(
+    (_GREATEST == 0) | (_GREATEST == _LARGEST), np.uint64(0xFFFFFFFFFFFFFFFF),
+    (_GREATEST.astype(np.uint64) + np.uint64(1)) << np.uint64(48),
+)  # fmt: skip
 _ANY_MISC = np.zeros(_TYPES, np.bool_)
 _ANY_MISC[list(_ANY_MISC_TYPES)] = True
 
@@ -79,6 +84,13 @@ def like_header(word: int) -> bool:
     """Whether type and misc of a header word are some record's; its size may be anything."""
     kind = word & 0xFFFFFFFF
     return kind in _SIZES and (kind in _ANY_MISC_TYPES or not word & int(_MISC_UNUSED))
+
+
+def oversized(headers: U64) -> npt.NDArray[np.bool_]:
+    """bool [n]: records of a known type that are larger than any of it."""
+    types = np.minimum(headers & _TYPE, np.uint64(_TYPES - 1)).view(np.int64)
+    found: npt.NDArray[np.bool_] = headers >= _TOO_LARGE[types]
+    return found
 
 
 def plausible(headers: U64) -> npt.NDArray[np.bool_]:
