@@ -52,7 +52,6 @@ _SIZES: dict[int, tuple[int, int]] = {
 # perf writes these without filling them up.
 UNEVEN_TYPES = (
     _R.HEADER_TRACING_DATA, _R.HEADER_BUILD_ID, _R.HEADER_FEATURE, _R.COMPRESSED, _R.CPU_MAP,
-    _R.EVENT_UPDATE,
 )  # fmt: skip
 # perf until about Linux 4.16 left in their misc what was in memory.
 _ANY_MISC_TYPES = (_R.HEADER_ATTR, _R.HEADER_EVENT_TYPE)
@@ -65,6 +64,11 @@ for _kind, (_least, _greatest) in _SIZES.items():
     _LEAST[_kind], _GREATEST[_kind] = _least, _greatest
 _UNEVEN = np.zeros(_TYPES, np.bool_)
 _UNEVEN[list(UNEVEN_TYPES)] = True
+# From here on a header's word is that of a record that is too large; unknown ones never are.
+_TOO_LARGE = np.where(
+    (_GREATEST == 0) | (_GREATEST == _LARGEST), np.uint64(0xFFFFFFFFFFFFFFFF),
+    (_GREATEST.astype(np.uint64) + np.uint64(1)) << np.uint64(48),
+)  # fmt: skip
 _ANY_MISC = np.zeros(_TYPES, np.bool_)
 _ANY_MISC[list(_ANY_MISC_TYPES)] = True
 
@@ -80,6 +84,13 @@ def like_header(word: int) -> bool:
     """Whether type and misc of a header word are some record's; its size may be anything."""
     kind = word & 0xFFFFFFFF
     return kind in _SIZES and (kind in _ANY_MISC_TYPES or not word & int(_MISC_UNUSED))
+
+
+def oversized(headers: U64) -> npt.NDArray[np.bool_]:
+    """bool [n]: records of a known type that are larger than any of it."""
+    types = np.minimum(headers & _TYPE, np.uint64(_TYPES - 1)).view(np.int64)
+    found: npt.NDArray[np.bool_] = headers >= _TOO_LARGE[types]
+    return found
 
 
 def plausible(headers: U64) -> npt.NDArray[np.bool_]:
@@ -119,6 +130,7 @@ class Resync:
         self._found = np.empty(0, np.int64)
         self._lengths = np.empty(0, np.int64)
         self._span = _FIRST_BYTES
+        self._none_from: dict[tuple[int, int, int], int] = {}  # by step, rest of it, and least
 
     def find(self, begin: int, least: int, *, step: int = 8) -> int | None:
         """Where the next chain begins, at or behind `begin` in steps of `step` bytes.
@@ -126,6 +138,9 @@ class Resync:
         least: how many records a chain has at least, at most CHAIN.
         None where there is no chain up to there.
         """
+        first, key = begin, (step, begin % step, least)
+        if begin >= self._none_from.get(key, self._end):
+            return None
         while True:
             cached = (
                 self._begin <= begin < self._searched and step == self._step
@@ -133,6 +148,8 @@ class Resync:
             )
             if not cached:
                 if begin + HEADER_BYTES > self._end:
+                    # Nobody need look there again.
+                    self._none_from[key] = first
                     return None
                 near = self._searched <= begin < self._searched + self._span
                 self._span = min(self._span * 2, _MOST_BYTES) if near else _FIRST_BYTES

@@ -30,7 +30,14 @@ from perfxmm.perfdata.blocks import (
     gather_u64,
 )
 from perfxmm.perfdata.lanes import Kinds, kinds_of, walk_lanes
-from perfxmm.perfdata.resync import CHAIN, PAYLOAD_TYPES, UNEVEN_TYPES, Resync, like_header
+from perfxmm.perfdata.resync import (
+    CHAIN,
+    PAYLOAD_TYPES,
+    UNEVEN_TYPES,
+    Resync,
+    like_header,
+    oversized,
+)
 
 # The next records are looked for in stretches of at most so many, and of about so many bytes.
 _AHEAD_RECORDS = 65_536
@@ -58,14 +65,14 @@ _NO_LIMIT = 1 << 16
 _MOST_BLAMES = 1000
 
 
-def _doubtful(words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+def _doubtful(words: U64) -> npt.NDArray[np.bool_]:
     """bool [n]: headers of types that are none, or of a size that no record of the type has."""
     types = words & _TYPE
     uneven = (words >> np.uint64(48) & np.uint64(7)) != 0
     for kind in UNEVEN_TYPES:
         uneven &= types != np.uint64(kind)
     found: npt.NDArray[np.bool_] = (types >= _MOST_LIKELY_TYPE) | (types == 0) | uneven
-    return found
+    return found | oversized(words)
 
 
 def scan(
@@ -214,7 +221,7 @@ class _Scanner:
             self._walk = min(self._walk * 2, _WALK_MOST)
         self._learn(headers)
         if len(headers) and self._any_weird(headers):
-            weird = (headers & np.uint64(_WEIRD) != 0) | (headers & _TYPE == 0)
+            weird = (headers & np.uint64(_WEIRD) != 0) | (headers & _TYPE == 0) | oversized(headers)
             if self._too_long < 1 << 64:
                 weird |= headers >= np.uint64(self._too_long)
             offsets, headers, after, damage = self._look_closer(
@@ -232,8 +239,8 @@ class _Scanner:
         if self._too_long < 1 << 64 and int(headers.max()) >= self._too_long:
             return True
         # Type 0 is none; floating-point numbers look like it. Of a run the first tells.
-        types = (headers if headers.flags.c_contiguous else headers[:1]) & _TYPE
-        return not bool(types.all())
+        some = headers if headers.flags.c_contiguous else headers[:1]
+        return not bool((some & _TYPE).all()) or bool(oversized(some).any())
 
     def _look_closer(
         self, offsets: I64, headers: U64, after: int, damage: Damage | None, rows: I64
@@ -242,8 +249,10 @@ class _Scanner:
         types, or of a size that is no multiple of 8.
         """
         words = headers[rows]
-        if int(np.bitwise_or.reduce(words)) >> 48 & 7:
-            self._step = 1
+        if self._step > 1 and int(np.bitwise_or.reduce(words)) >> 48 & 7:
+            uneven = words[(words >> np.uint64(48) & np.uint64(7)) != 0]
+            if bool(np.isin(uneven & _TYPE, UNEVEN_TYPES).any()):
+                self._step = 1
         strange = np.empty(0, np.int64)
         if self._payloads:
             types = words & _TYPE
@@ -271,7 +280,9 @@ class _Scanner:
             return False
         word = self._word(at)
         size = word >> 48
-        return size < HEADER_BYTES or at + size > self._end or bool(self._doubts(np.uint64(word)))
+        if size < HEADER_BYTES or at + size > self._end:
+            return True
+        return bool(self._doubts(np.array([word], np.uint64))[0])
 
     def _word(self, at: int) -> int:
         return int.from_bytes(self._data[at : at + HEADER_BYTES].tobytes(), "little")
@@ -292,7 +303,7 @@ class _Scanner:
                 return damage
         if after > self._end:
             return Damage(at, f"{_LAST}: {self._end - at} of {size} bytes")
-        if not self._doubts(np.uint64(word)):
+        if not self._doubts(np.array([word], np.uint64))[0]:
             return None
         what = f"no record has type {kind} and size {size}, or none is behind it"
         if after == self._end or int(self._resync.chains(np.array([after], np.int64))[0]):
@@ -300,10 +311,10 @@ class _Scanner:
             if self._resync.through(at + 8, after, after, step=self._step) is not None:
                 return Damage(at, what)
             self._trust(after, at)
-            if self._doubts_length(np.uint64(word)):
+            if self._doubts_length(np.array([word], np.uint64))[0]:
                 self._too_long = size + 1 << 48
             return None
-        found = self._resync.find(at + self._step, 1, step=self._step)
+        found = self._search(at, 1)
         if found is None:
             self._trusted = self._end
             return None
@@ -315,15 +326,32 @@ class _Scanner:
             return None
         return Damage(at, what)
 
-    def _doubts(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+    def _doubts(self, words: U64) -> npt.NDArray[np.bool_]:
         return _doubtful(words) | self._doubts_length(words)
 
-    def _doubts_length(self, words: U64 | np.uint64) -> npt.NDArray[np.bool_]:
+    def _doubts_length(self, words: U64) -> npt.NDArray[np.bool_]:
         """bool [n]: samples that are longer than any so far and than they should be."""
         sample: npt.NDArray[np.bool_] = words & _TYPE == np.uint64(RecordType.SAMPLE)
         if self._too_long >= 1 << 64:
             return sample & False
         return sample & (words >= np.uint64(self._too_long))
+
+    def _search(self, at: int, least: int) -> int | None:
+        """Where records begin again behind the damaged header at `at`.
+
+        Where they may stand at any byte, words put together of two others look like headers now
+        and then: a whole chain counts first.
+        """
+        if self._step > 1:
+            found = self._resync.find(at + self._step, least, step=self._step)
+            if found is not None:
+                return found
+        found = self._resync.find(at + 1, CHAIN, step=1)
+        if found is None:
+            found = self._resync.find(at + 1, max(least, 2) if self._step > 1 else least, step=1)
+        if found is not None:
+            self._step = 1
+        return found
 
     def _trust(self, until: int, at: int) -> None:
         self._trusted = until
@@ -351,9 +379,7 @@ class _Scanner:
         # more.
         cut = known and size >= HEADER_BYTES and not size & 7
         least = CHAIN if word & 0xFFFFFFFF in PAYLOAD_TYPES else 2 if cut else 1
-        found = self._resync.find(at + self._step, least, step=self._step)
-        if found is None and self._step > 1:
-            found = self._resync.find(at + 1, max(least, 2), step=1)
+        found = self._search(at, least)
         if found is None:
             what = damage.what
             if size < HEADER_BYTES:

@@ -125,6 +125,12 @@ def test_a_size_that_covers_whole_records_by_chance(times: int) -> None:
     ]  # fmt: skip
     assert found == known
     assert [d.offset for d in source.damage] == [begin + 320]
+    # Of side-band records it is known without the events.
+    comm = w.comm(7)
+    data = b"".join([*EQUAL[:10], comm[:6], struct.pack("<H", 40 + 32 * 3), comm[8:], *EQUAL[10:]])
+    found, damage = found_in(data)
+    assert found == places([*EQUAL[:10], comm, *EQUAL[10:]])
+    assert [d.offset for d in damage] == [320]
     garbage = HEADER.pack(0x12345678, 0x99, 32 * times)
     at = 10 * 32
     found, damage = found_in(b"".join(EQUAL[:10]) + garbage + EQUAL[10][8:] + b"".join(EQUAL[11:]))
