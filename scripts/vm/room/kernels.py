@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import debugkernel
 from .packages import Place
 from .roots import Root, make_root
 from .trouble import Trouble
@@ -18,15 +17,13 @@ class Kernel:
     """One kernel series.
 
     suites: where image, headers and compiler are; the later of two versions wins. backports: the
-    kernel is taken from the last suite, which apt does not prefer by itself. watching: built from
-    the suite's source with lockdep and KASAN (debugkernel.py) instead of taken as it is.
+    kernel is taken from the last suite, which apt does not prefer by itself.
     """
 
     series: str
     suites: tuple[str, ...]
     compiler: str
     backports: bool = False
-    watching: bool = False
 
     @property
     def place(self) -> Place:
@@ -34,13 +31,6 @@ class Kernel:
 
     def root(self, refresh: bool = False) -> Root:
         """Image, modules, headers, compiler and make of this kernel, unpacked."""
-        if self.watching:
-            root = make_root(
-                f"kernel-{self.series}", self.place,
-                (self.compiler, *TOOLS, *debugkernel.TOOLS),
-                ((debugkernel.SOURCE, "linux-source"),), refresh)
-            debugkernel.build(root, self.compiler)
-            return root
         suffix = f"/{self.suites[-1]}" if self.backports else ""
         return make_root(
             f"kernel-{self.series}", self.place, (self.compiler, *TOOLS, "libelf1", "zlib1g"),
@@ -57,11 +47,8 @@ KERNELS = {
         Kernel("6.1", ("bookworm", "bookworm-security"), "gcc-12"),
         Kernel("6.12", ("trixie",), "gcc-14"),
         Kernel("7.3", ("trixie", "trixie-backports"), "gcc-14", backports=True),
-        Kernel("6.1-debug", ("bookworm", "bookworm-security"), "gcc-12", watching=True),
     )
 }
-# What --all runs: kernels as Debian ships them.
-STOCK = tuple(series for series, kernel in KERNELS.items() if not kernel.watching)
 
 
 @dataclass(frozen=True)
@@ -79,8 +66,6 @@ def boot_of(kernel: Kernel, root: Root) -> Boot:
     Raises:
         Trouble: none or several, or one of another series than was asked for.
     """
-    if kernel.watching:
-        return Boot(*debugkernel.release(root), f"/{debugkernel.TREE}")
     images = {path.name.removeprefix("vmlinuz-"): path
               for path in (root.folder / "boot").glob("vmlinuz-*")}
     # From 7.3 on Debian ships the image beside its modules.

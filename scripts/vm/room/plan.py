@@ -120,7 +120,6 @@ record_perfxmm() {
 }
 finish() {
     dmesg > /out/dmesg.txt
-    [ -e /proc/lockdep_stats ] && cat /proc/lockdep_stats > /out/lockdep.txt
     set --
     for file in /out/*; do set -- "$@" "$file" "${file#/out/}"; done
     /room/send "$@" END
