@@ -236,10 +236,11 @@ class _Scanner:
     def _any_weird(self, headers: U64) -> bool:
         if int(np.bitwise_or.reduce(headers)) & _WEIRD:
             return True
-        if self._too_long < 1 << 64 and int(headers.max()) >= self._too_long:
-            return True
-        # Type 0 is none; floating-point numbers look like it. Of a run the first tells.
+        # Of a run, which is a view of the file, the first tells: all are of one size.
         some = headers if headers.flags.c_contiguous else headers[:1]
+        if self._too_long < 1 << 64 and int(some.max()) >= self._too_long:
+            return True
+        # Type 0 is none; floating-point numbers look like it.
         return not bool((some & _TYPE).all()) or bool(oversized(some).any())
 
     def _look_closer(
